@@ -1,0 +1,212 @@
+"""What every layer has in common: named parameters, children, freezing. No activations, no gradients.
+
+A layer is a pair of functions over parameters that it owns:
+
+    y, cache = layer.forward(x, train=True, rng=None)       cache is None with train=False
+    dx, grads = layer.backward(dy, cache, need_dx=True)     grads has the names of parameters()
+
+All that backward may read is in the cache, so one layer can serve twice in a model, each use with its own cache.
+Frozen parameters have no entry in `grads` and the work for them is not done; dx is None where it was not asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from minilm.backend import Array, array_namespace, asarray_like, to_numpy
+
+Gradients = dict[str, Array]
+
+
+class Layer:
+    """A named tree of parameters. Subclasses fill `params`, `buffers` and `children`, and define forward and backward.
+
+    params    arrays that are trained, by PyTorch's names and layouts ("weight" of a linear map is (out, in))
+    buffers   arrays that are saved but not trained (running statistics)
+    children  layers inside this one; their names are prefixes of the dotted parameter names
+    All three can be read as attributes: layer.weight, layer.norm1.
+    """
+
+    def __init__(self) -> None:
+        self.params: dict[str, Array] = {}
+        self.buffers: dict[str, Array] = {}
+        self.children: dict[str, Layer] = {}
+        self.frozen: set[str] = set()  # own parameter names, not dotted
+
+    def __getattr__(self, name: str) -> Any:
+        for store in ("params", "buffers", "children"):
+            entries = self.__dict__.get(store, {})
+            if name in entries:
+                return entries[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute, parameter or child {name!r}")
+
+    def forward(self, x: Any, *, train: bool = True, rng: Any = None) -> tuple[Any, Any]:
+        """y, cache. `rng` is needed where something is drawn (dropout while training)."""
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def backward(self, dy: Any, cache: Any, *, need_dx: bool = True) -> tuple[Any, Gradients]:
+        """dx, gradients by parameter name."""
+        raise TypeError(f"{type(self).__name__} defines no backward")
+
+    # ---- the tree
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """Every layer of the tree with its dotted prefix ("" or "blocks.0."), this one first."""
+        yield prefix, self
+        for name, child in self.children.items():
+            yield from child.walk(f"{prefix}{name}.")
+
+    def parameters(self) -> dict[str, Array]:
+        """All parameters by dotted name, in a fixed order. The arrays are the layer's own, not copies."""
+        return {prefix + name: array for prefix, layer in self.walk() for name, array in layer.params.items()}
+
+    def trainable(self) -> dict[str, Array]:
+        """The parameters that are not frozen: the keys of the gradients."""
+        return {
+            prefix + name: array
+            for prefix, layer in self.walk()
+            for name, array in layer.params.items()
+            if name not in layer.frozen
+        }
+
+    def state(self) -> dict[str, Array]:
+        """Parameters and buffers by dotted name: what a checkpoint holds."""
+        return {
+            prefix + name: array
+            for prefix, layer in self.walk()
+            for name, array in (layer.params | layer.buffers).items()
+        }
+
+    def load_state(self, tensors: dict[str, Array]) -> None:
+        """Copy `tensors` into parameters and buffers. Raises ValueError, and changes nothing, where they do not fit."""
+        own = self.state()
+        missing, unknown = own.keys() - tensors.keys(), tensors.keys() - own.keys()
+        if missing or unknown:
+            raise ValueError(
+                f"weights do not fit {type(self).__name__}: missing {_some(missing)}, not expected {_some(unknown)}"
+            )
+        for name, array in own.items():
+            if tensors[name].shape != array.shape:
+                raise ValueError(f"weights do not fit: {name} has shape {tensors[name].shape}, expected {array.shape}")
+        for name, array in own.items():
+            array[...] = asarray_like(to_numpy(tensors[name]).astype(array.dtype, copy=False), array)
+
+    def map_arrays(self, function: Callable[[str, Array], Array]) -> None:
+        """Replace every parameter and buffer by function(dotted name, array)."""
+        for prefix, layer in self.walk():
+            for store in (layer.params, layer.buffers):
+                for name, array in store.items():
+                    store[name] = function(prefix + name, array)
+
+    def to(self, xp: ModuleType | None = None, dtype: str | np.dtype | None = None) -> Layer:
+        """Move parameters and buffers to the array library `xp` and to `dtype`, in place. Returns the layer."""
+
+        def move(_: str, array: Array) -> Array:
+            if dtype is not None:
+                array = array.astype(dtype, copy=False)
+            return array if xp is None or array_namespace(array) is xp else xp.asarray(to_numpy(array))
+
+        self.map_arrays(move)
+        return self
+
+    def with_params(self, **arrays: Array) -> Layer:
+        """A shallow copy that computes with other arrays in place of some of its own parameters."""
+        other = copy.copy(self)
+        other.params = {**self.params, **arrays}
+        return other
+
+    # ---- freezing
+
+    def freeze(self, *patterns: str) -> list[str]:
+        """Freeze the parameters whose dotted names match a pattern ("*", "blocks.0.*"). Returns the names."""
+        return self._set_frozen(patterns or ("*",), True)
+
+    def unfreeze(self, *patterns: str) -> list[str]:
+        """Train the parameters whose dotted names match a pattern again. Returns the names."""
+        return self._set_frozen(patterns or ("*",), False)
+
+    def _set_frozen(self, patterns: tuple[str, ...], frozen: bool) -> list[str]:
+        matched = []
+        for prefix, layer in self.walk():
+            for name in layer.params:
+                if any(fnmatchcase(prefix + name, pattern) for pattern in patterns):
+                    (layer.frozen.add if frozen else layer.frozen.discard)(name)
+                    matched.append(prefix + name)
+        if not matched:
+            raise ValueError(f"no parameter matches {', '.join(patterns)}; names are {_some(self.parameters())}")
+        return matched
+
+    @property
+    def is_frozen(self) -> bool:
+        """True where no parameter in the whole tree is trained."""
+        return not self.trainable()
+
+    # ---- for the backward of subclasses
+
+    def wanted(self, need_dx: bool, **op_argument: str) -> set[str]:
+        """The `wrt` of an op's backward: "x" if asked for, and the op's name of each parameter that is trained.
+
+        Keywords rename: wanted(True, weight="gain") where the parameter "weight" is the op's argument "gain".
+        """
+        names = {op_argument.get(name, name) for name in self.params if name not in self.frozen}
+        return names | {"x"} if need_dx else names
+
+    def grads(self, **gradients: Array | None) -> Gradients:
+        """The gradients of own parameters, without those that are frozen or None."""
+        return {
+            name: gradient
+            for name, gradient in gradients.items()
+            if gradient is not None and name in self.params and name not in self.frozen
+        }
+
+
+def merge(into: Gradients, more: Gradients, prefix: str = "") -> Gradients:
+    """Add the gradients `more`, under `prefix`, to those in `into`, which is changed and returned.
+
+    A name that is there already is summed: tied weights and micro-batches come together here and nowhere else.
+    """
+    for name, gradient in more.items():
+        key = prefix + name
+        into[key] = into[key] + gradient if key in into else gradient
+    return into
+
+
+def chain_forward(layers: dict[str, Layer], x: Any, *, train: bool = True, rng: Any = None) -> tuple[Any, list[Any]]:
+    """x through `layers` in their order. Returns y and the list of caches."""
+    caches = []
+    for layer in layers.values():
+        x, cache = layer.forward(x, train=train, rng=rng)
+        caches.append(cache)
+    return x, caches
+
+
+def chain_backward(
+    layers: dict[str, Layer], dy: Any, caches: list[Any], *, need_dx: bool = True
+) -> tuple[Any, Gradients]:
+    """The backward of `chain_forward`. It stops below the last layer that is trained if no dx is needed.
+
+    Returns dx (None if not needed) and the gradients, each name prefixed by its layer's.
+    """
+    grads: Gradients = {}
+    order = list(layers.items())
+    for depth in reversed(range(len(order))):
+        name, layer = order[depth]
+        below = need_dx or any(not lower.is_frozen for _, lower in order[:depth])
+        if not below and layer.is_frozen:
+            return None, grads
+        dy, own = layer.backward(dy, caches[depth], need_dx=below)
+        merge(grads, own, f"{name}.")
+    return dy, grads
+
+
+def _some(names: Any, limit: int = 5) -> str:
+    """A few of the names, for an error message."""
+    ordered = sorted(names)
+    listed = ", ".join(ordered[:limit]) or "nothing"
+    return listed if len(ordered) <= limit else f"{listed} and {len(ordered) - limit} more"
