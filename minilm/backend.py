@@ -47,8 +47,8 @@ def array_namespace(*arrays: Array | None) -> ModuleType:
     if "numpy" in present and "cupy" in present:
         odd = libraries.index("numpy")
         raise TypeError(
-            f"NumPy and CuPy arrays are mixed in one call: array argument {odd + 1} is a numpy.ndarray while others are "
-            "on the GPU; move it with cupy.asarray(array), or move the others with cupy.asnumpy(array)"
+            f"NumPy and CuPy arrays are mixed in one call: array argument {odd + 1} is a numpy.ndarray, others are on the "
+            "GPU; move it with cupy.asarray(array), or move the others with cupy.asnumpy(array)"
         )
     return sys.modules[present[0]]
 
@@ -66,7 +66,8 @@ def floating_namespace(*arrays: Array | None) -> ModuleType:
             continue
         if array.dtype.kind not in "fc":
             raise TypeError(
-                f"array argument {number} has dtype {array.dtype}, expected a floating dtype; use array.astype('float32')"
+                f"array argument {number} has dtype {array.dtype}, expected a floating dtype; "
+                "convert it with array.astype('float32')"
             )
         precisions[array.real.dtype.name] = number
     if len(precisions) > 1:
@@ -104,8 +105,10 @@ def resolve_device(device: str = "auto") -> ModuleType:
         problem = "CuPy is not installed"
     if device == "auto":
         return np
-    raise ValueError(f"device cuda: {problem}; install minilm[cuda12] or minilm[cuda13] on a machine with an NVIDIA GPU, "
-                     "or use --device cpu")  # fmt: skip
+    raise ValueError(
+        f"device cuda: {problem}; install minilm[cuda12] or minilm[cuda13] on a machine with an NVIDIA GPU, "
+        "or use --device cpu"
+    )
 
 
 def generator(*seed: int) -> np.random.Generator:

@@ -6,6 +6,10 @@ import importlib.util
 import os
 import sys
 
+# One BLAS thread per test process, before NumPy loads: pytest-xdist already runs one process per core.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import numpy as np
 import pytest
