@@ -105,6 +105,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> str:
     """Which version of `op` would run for these arguments, and why each version before it would not."""
     import minilm.ops  # noqa: F401  the ops announce themselves on import
 
+    kwargs.pop("cache", None)  # chooses nothing
     if op not in _definitions:
         raise ValueError(f"op {op!r} is unknown; known are {', '.join(sorted(_definitions))}")
     if _forced.get():

@@ -1,0 +1,141 @@
+"""Softmax cross-entropy in row blocks that stay in the cache, for large host logits: a version of `ops.loss`.
+
+    L = Σ_i s_i (log Σ_c exp(x_ic − m_i) − (x_it − m_i))        dx_ic = s_i (exp(x_ic − m_i) / Σ − [c = t])
+
+The definition writes the shifted logits, the probabilities and the gradient as whole arrays, one after another: with
+1024 x 10000 numbers each pass goes to memory, and each new array is faulted in page by page. Here
+
+    - the forward goes through blocks of about 1 MB in one scratch array, and keeps two numbers a row: m and Σ
+    - the backward computes exp again, block by block, into the gradient, which is the only array of the logits' size
+    - row sums are products with ones, which run in BLAS
+    - a block whose maximum is moderate needs no shift: m = 0, checked by its sums. Otherwise m is the row's maximum
+
+MEASURED
+
+It serves float32 and float64 logits of at least MINIMUM_SIZE numbers, reduced to "mean" or "sum", without class weights
+or smoothing. What it does not serve, wrong input included, is left to the definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minilm.kernels.selection import Version, register
+
+BLOCK_BYTES = 1 << 20
+MINIMUM_SIZE = 1 << 16  # below, the definition is as fast
+UNSHIFTED = (-20.0, 60.0)  # a block maximum in here: Σ exp(x) neither overflows float32 nor loses its large terms
+SMALLEST_SUM = 1e-18  # terms lost to underflow, under 1e-38 each, don't count beside this
+
+
+class BlockedCrossEntropyCache(NamedTuple):
+    """The logits, borrowed, and four numbers a row: exp is computed again rather than kept (N·V numbers)."""
+
+    logits: np.ndarray  # (..., V)
+    index: np.ndarray  # (N,)  the target class, 0 where it is ignored
+    shift: np.ndarray  # (N,)  m
+    total: np.ndarray  # (N,)  Σ_c exp(x_c − m)
+    scale: np.ndarray  # (N,)  what the reduction multiplies a row by: 0 where the target is ignored
+
+
+def refuses(
+    logits: Any,
+    targets: Any,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    class_weights: Any = None,
+    reduction: str = "mean",
+) -> str | None:
+    """Why a call is left to the definition; None if it is served."""
+    if not (isinstance(logits, np.ndarray) and isinstance(targets, np.ndarray)):
+        return "serves NumPy arrays"
+    if logits.dtype not in (np.float32, np.float64):
+        return f"serves float32 and float64, not {logits.dtype}"
+    if logits.size < MINIMUM_SIZE:
+        return f"{logits.size} logits are fewer than {MINIMUM_SIZE}"
+    if not logits.flags.c_contiguous:
+        return "the logits are not contiguous"
+    if reduction not in ("mean", "sum") or class_weights is not None or label_smoothing != 0:
+        return "serves reduction mean or sum, without class weights and label smoothing"
+    if targets.shape != logits.shape[:-1] or targets.dtype.kind not in "iu":
+        return "targets are no class numbers of the logits' shape"
+    outside = (targets < 0) | (targets >= logits.shape[-1])
+    if (outside & (targets != ignore_index)).any():
+        return "a target is out of range"
+    return None
+
+
+def blocked_cross_entropy(
+    logits: np.ndarray,
+    targets: np.ndarray,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    class_weights: None = None,
+    reduction: str = "mean",
+) -> tuple[Any, BlockedCrossEntropyCache]:
+    """The loss and its cache. logits (..., V), targets (...): what `refuses` lets pass, nothing is checked again."""
+    rows = logits.reshape(-1, logits.shape[-1])  # (N, V)
+    targets = targets.reshape(-1)  # (N,)
+    ignored = targets == ignore_index
+    index = np.where(ignored, 0, targets).astype(np.intp)
+
+    shift, total = np.empty(len(rows), rows.dtype), np.empty(len(rows), rows.dtype)
+    ones = np.ones(rows.shape[1], rows.dtype)
+    scratch = None
+    for block in _blocks(rows):
+        x = rows[block]  # (n, V)
+        scratch = np.empty_like(x) if scratch is None else scratch
+        shift[block], total[block] = _exp_sums(x, ones, scratch[: len(x)])
+
+    target_logit = rows[np.arange(len(rows)), index] - shift  # (N,)
+    loss = np.where(ignored, 0, np.log(total) - target_logit).sum()
+    count = len(rows) - np.count_nonzero(ignored)
+    if reduction == "mean":
+        loss = loss / rows.dtype.type(count) if count else rows.dtype.type(np.nan)
+    scale = np.where(ignored, 0.0, 1 / max(count, 1) if reduction == "mean" else 1.0).astype(rows.dtype)
+    return loss, BlockedCrossEntropyCache(logits, index, shift, total, scale)
+
+
+def blocked_cross_entropy_backward(dloss: Any, cache: BlockedCrossEntropyCache) -> np.ndarray:
+    """dlogits = dloss s (exp(x − m) / Σ − [c = t]), (..., V). dloss: 1.0, or 0-d."""
+    logits, index, shift, total, scale = cache
+    rows = logits.reshape(-1, logits.shape[-1])  # (N, V)
+    scale = scale * rows.dtype.type(dloss)  # (N,)
+    factor = (scale / total)[:, None]  # (N, 1)
+    dlogits = np.empty_like(rows)
+    for block in _blocks(rows):
+        x, d = rows[block], dlogits[block]  # (n, V)
+        if shift[block].any():
+            x = np.subtract(x, shift[block, None], out=d)
+        np.exp(x, out=d)
+        np.multiply(d, factor[block], out=d)
+    dlogits[np.arange(len(rows)), index] -= scale
+    return dlogits.reshape(logits.shape)
+
+
+def _blocks(rows: np.ndarray) -> Iterator[slice]:
+    size = max(1, BLOCK_BYTES // (rows.itemsize * rows.shape[1]))
+    return (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
+
+
+def _exp_sums(x: np.ndarray, ones: np.ndarray, scratch: np.ndarray) -> tuple[Any, np.ndarray]:
+    """m and Σ_c exp(x_c − m) of each row of a block. A row of all −inf, or with +inf or NaN, has no loss: m is NaN."""
+    if UNSHIFTED[0] < x.max() < UNSHIFTED[1]:
+        total = np.exp(x, out=scratch) @ ones  # (n,)
+        if total.min() > SMALLEST_SUM:
+            return 0.0, total
+    top = x.max(axis=1)  # (n,)
+    shift = np.where(np.isfinite(top), top, np.nan)
+    np.subtract(x, shift[:, None], out=scratch)
+    return shift, np.exp(scratch, out=scratch) @ ones
+
+
+register(
+    "cross_entropy",
+    Version("cpu.blocked", blocked_cross_entropy, blocked_cross_entropy_backward, BlockedCrossEntropyCache, refuses),
+)

@@ -1,0 +1,38 @@
+"""minilm predict: the label of each text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from minilm.cli import options
+from minilm.train import recipes
+from minilm.train.runs import open_run
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "predict",
+        help="label texts with a trained classifier",
+        description="Label each TEXT (or each line of standard input) with the classifier of a run: label, probability, text.",
+    )
+    parser.add_argument("directory", metavar="RUN", help="directory of a run of `minilm finetune`")
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; none: lines of standard input")
+    parser.add_argument("--json", action="store_true", help="one JSON object a text, with every label's probability")
+    options.add_device(parser, seed=False)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    trained = open_run(arguments.directory, device=arguments.device, task="classification")
+    texts = arguments.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not texts:
+        raise ValueError("no text was given; pass TEXT arguments or lines on standard input")
+    for text, probabilities in zip(texts, recipes.predict(trained, texts), strict=True):
+        best = max(probabilities, key=probabilities.__getitem__)
+        if arguments.json:
+            print(json.dumps({"text": text, "label": best, "probabilities": probabilities}, ensure_ascii=False))
+        else:
+            print(f"{best}\t{probabilities[best]:.3f}\t{text}")
+    return 0

@@ -1,0 +1,57 @@
+"""What every backbone is: token ids in, one hidden vector a token out. Heads stand on it, fine-tuning takes it along.
+
+    hidden, cache = backbone.forward(ids, lengths=None, train=True, rng=None)     ids (B, T), hidden (B, T, C)
+    _, grads = backbone.backward(dhidden, cache)
+    hidden, state = backbone.step(ids, state)                                     inference that continues
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minilm.backend import Array
+from minilm.layers.base import Layer
+
+
+class Backbone(Layer):
+    """The interface. Subclasses set the attributes and define forward, backward and, where they are causal, step."""
+
+    vocab_size: int
+    width: int  # C of hidden
+    bidirectional = False  # True where the hidden vector of a token depends on later tokens
+    directions = 1  # 2 where hidden is [left to right, right to left], halves of equal width
+    context: int | None = None  # the longest text, None where there is no limit
+
+    def step(self, ids: Array, state: Any = None) -> tuple[Array, Any]:
+        """hidden (B, T, C) of ids (B, T) that follow the tokens in `state` (None at the start), and the new state.
+
+        Equal to the same positions of `forward` over the whole text, without computing the earlier ones again. The
+        state given is not changed. Raises ValueError where the model needs to see later tokens.
+        """
+        raise ValueError(f"{type(self).__name__} can't continue a text token by token")
+
+    def _check(self, ids: Array, offset: int = 0) -> None:
+        """ids must be integers (B, T) that end within the context."""
+        if ids.ndim != 2:
+            raise ValueError(f"ids have shape {ids.shape}, expected (B, T): one row for each text")
+        if ids.dtype.kind not in "iu":
+            raise TypeError(f"ids have dtype {ids.dtype}, expected integers")
+        if self.context is not None and offset + ids.shape[1] > self.context:
+            raise ValueError(
+                f"the text is {offset + ids.shape[1]} tokens long, but the context of this model is {self.context}: "
+                "shorten the text, or train with a longer context"
+            )
+
+    def _check_causal(self) -> None:
+        if self.bidirectional:
+            raise ValueError(
+                f"{type(self).__name__} sees later tokens, so it can't continue a text: build it causal and "
+                "in one direction"
+            )
+
+
+def positive(**sizes: int | None) -> None:
+    """Raise ValueError for a size that is no integer of at least 1. None passes: it stands for a default."""
+    for name, size in sizes.items():
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ValueError(f"{name} is {size!r}, expected an integer of at least 1")

@@ -1,0 +1,139 @@
+"""Text classification: a backbone, one vector a text, a linear head.
+
+    logits = W pool(hidden) + b
+    two classes      one logit, P(1) = σ(logit), binary cross-entropy: logistic regression on the pooled vector
+    K classes        K logits, P = softmax(logits), cross-entropy
+
+`Classifier` is what every classifier has in common: loss and probabilities from the logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minilm.backend import Array, array_namespace
+from minilm.layers.base import Gradients, Layer, merge
+from minilm.layers.linear import Linear
+from minilm.models.backbone import Backbone
+from minilm.models.pooling import POOLINGS, pool, pool_backward
+from minilm.ops.activation import sigmoid
+from minilm.ops.loss import (
+    binary_cross_entropy_with_logits,
+    binary_cross_entropy_with_logits_backward,
+    cross_entropy,
+    cross_entropy_backward,
+)
+from minilm.ops.softmax import softmax
+
+
+class ClassifierCache(NamedTuple):
+    """The cache of the logits and that of the loss."""
+
+    logits: Any
+    loss: Any
+
+
+class Classifier(Layer):
+    """Loss and probabilities over `forward(ids, lengths=...) -> (logits, cache)` and `backward_logits`.
+
+    logits are (B, 1) for two classes, else (B, K).
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
+        self.classes = classes
+
+    @property
+    def outputs(self) -> int:
+        """How many logits a text gets."""
+        return 1 if self.classes == 2 else self.classes
+
+    def backward_logits(self, dlogits: Array, cache: Any) -> Gradients:
+        """The gradients of all trained parameters from those of the logits."""
+        raise TypeError(f"{type(self).__name__} defines no backward_logits")
+
+    def loss(self, batch: Any, *, train: bool = True, rng: Any = None) -> tuple[Array, ClassifierCache | None]:
+        """Mean cross-entropy in nats a text. batch.ids (B, T), batch.lengths (B,), batch.labels (B,) in 0 … K−1."""
+        logits, cache = self.forward(batch.ids, lengths=batch.lengths, train=train, rng=rng)
+        if self.outputs == 1:
+            targets = batch.labels.astype(logits.real.dtype)
+            loss, loss_cache = binary_cross_entropy_with_logits(logits[:, 0], targets, cache=train)
+        else:
+            loss, loss_cache = cross_entropy(logits, batch.labels, cache=train)
+        return loss, (ClassifierCache(cache, loss_cache) if train else None)
+
+    def backward(self, cache: ClassifierCache) -> Gradients:
+        """The gradients of the loss."""
+        if self.outputs == 1:
+            dlogits = binary_cross_entropy_with_logits_backward(1.0, cache.loss)[:, None]  # (B, 1)
+        else:
+            dlogits = cross_entropy_backward(1.0, cache.loss)  # (B, K)
+        return self.backward_logits(dlogits, cache.logits)
+
+    def probabilities(self, ids: Array, lengths: Array | None = None) -> Array:
+        """P (B, K), rows sum to 1."""
+        logits, _ = self.forward(ids, lengths=lengths, train=False)
+        if self.outputs == 1:
+            positive, _ = sigmoid(logits, cache=False)
+            negative, _ = sigmoid(-logits, cache=False)  # 1 − P(1) without cancellation
+            return array_namespace(logits).concatenate((negative, positive), axis=1)  # (B, 2)
+        return softmax(logits, cache=False)[0]
+
+
+class TextClassifierCache(NamedTuple):
+    backbone: Any
+    pool: Any
+    head: Any
+
+
+class TextClassifier(Classifier):
+    """Children backbone and head (Linear C -> 1 or K). pooling: "last", "mean" or "max", see `models.pooling`.
+
+    The backbone may come from a language model. One that is wholly frozen is a fixed feature extractor: it runs as in
+    inference, without dropout and without a cache.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int = 2,
+        pooling: str = "last",
+        rng: np.random.Generator | None = None,
+        *,
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__(classes)
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
+        if rng is None:
+            raise ValueError("TextClassifier draws its head: give rng=numpy.random.default_rng(seed)")
+        self.pooling = pooling
+        self.children["backbone"] = backbone
+        self.children["head"] = Linear(backbone.width, self.outputs, rng=rng, dtype=dtype)
+
+    @property
+    def context(self) -> int | None:
+        return self.backbone.context
+
+    def forward(
+        self, ids: Array, *, lengths: Array | None = None, train: bool = True, rng: Any = None
+    ) -> tuple[Array, TextClassifierCache | None]:
+        """logits (B, 1 or K), cache. ids (B, T); lengths (B,), tokens from there on are padding."""
+        below = train and not self.backbone.is_frozen
+        hidden, cache = self.backbone.forward(ids, lengths=lengths, train=below, rng=rng)  # (B, T, C)
+        pooled, chosen = pool(hidden, lengths, self.pooling, self.backbone.directions)  # (B, C)
+        logits, head = self.head.forward(pooled, train=train)  # (B, 1 or K)
+        return logits, (TextClassifierCache(cache, chosen, head) if train else None)
+
+    def backward_logits(self, dlogits: Array, cache: TextClassifierCache) -> Gradients:
+        below = cache.backbone is not None and not self.backbone.is_frozen
+        dpooled, own = self.head.backward(dlogits, cache.head, need_dx=below)
+        grads: Gradients = {}
+        if below:
+            dhidden = pool_backward(dpooled, cache.pool)  # (B, T, C)
+            merge(grads, self.backbone.backward(dhidden, cache.backbone)[1], "backbone.")
+        return merge(grads, own, "head.")

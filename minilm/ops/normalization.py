@@ -1,0 +1,119 @@
+"""Layer and root-mean-square normalization: each position is scaled on its own, over its channels.
+
+    layer_norm    y = gain · x̂ + bias      x̂ = (x − μ) / σ      σ = √(var + ε)      μ, var: over the last axis
+    rms_norm      y = gain · x̂             x̂ = x / ρ            ρ = √(⟨x²⟩ + ε)     ⟨·⟩: the mean over the last axis
+
+x, y (..., C); gain, bias (C,). No running statistics and no batch axis: what a position sees does not depend on its
+neighbours. Batch normalization, which does, is in `batch_normalization.py`.
+
+[Ba, Kiros, Hinton 2016, "Layer Normalization", eq. 3-4;
+Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", eq. 4]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from types import ModuleType
+from typing import NamedTuple
+
+from minilm.backend import Array, floating_namespace
+from minilm.kernels.selection import follows_cache, selectable
+
+
+def channels_namespace(op: str, x: Array, **per_channel: Array) -> ModuleType:
+    """The library of all arrays; ValueError unless x is (..., C) with C ≥ 1 and the others are (C,)."""
+    xp = floating_namespace(x, *per_channel.values())
+    if x.ndim < 1 or x.shape[-1] < 1:
+        raise ValueError(f"{op}: x has shape {x.shape}, expected (..., C) with at least one channel")
+    for name, array in per_channel.items():
+        if array.shape != x.shape[-1:]:
+            raise ValueError(f"{op}: {name} has shape {array.shape}, expected {x.shape[-1:]} to fit x {x.shape}")
+    return xp
+
+
+def sum_positions(x: Array) -> Array:
+    """The sum over all axes but the last: (..., C) -> (C,)."""
+    return x.reshape(-1, x.shape[-1]).sum(axis=0)
+
+
+class LayerNormCache(NamedTuple):
+    """What the backward reads. x̂ is kept (…·C numbers) rather than recomputed from x: one pass less over x."""
+
+    xhat: Array  # (..., C)  normalised input
+    rstd: Array  # (..., 1)  1/σ
+    gain: Array  # (C,)      borrowed from the caller, never written
+
+
+@selectable
+def layer_norm(x: Array, gain: Array, bias: Array, eps: float = 1e-5) -> tuple[Array, LayerNormCache]:
+    """Normalise over the last axis. x (..., C), gain, bias (C,); y (..., C).
+
+    With C = 1 every x̂ is 0, so y is the bias. Raises ValueError where the shapes do not fit.
+    """
+    xp = channels_namespace("layer_norm", x, gain=gain, bias=bias)
+    centred = x - x.mean(axis=-1, keepdims=True)  # (..., C)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)  # (..., 1)  not ⟨x²⟩ − ⟨x⟩²: an offset would cancel
+    rstd = 1 / xp.sqrt(variance + eps)
+    xhat = centred * rstd
+    return gain * xhat + bias, LayerNormCache(xhat, rstd, gain)
+
+
+@follows_cache
+def layer_norm_backward(
+    dy: Array, cache: LayerNormCache, wrt: Container[str] = ("x", "gain", "bias")
+) -> tuple[Array | None, Array | None, Array | None]:
+    """The gradients of x, gain and bias, None for what `wrt` leaves out.
+
+    With g = ∂L/∂x̂ = gain · dy, and ⟨·⟩ the mean over C: x̂ depends on x directly, through μ, and through σ, so
+
+        ∂L/∂x = (g − ⟨g⟩ − x̂ ⟨g · x̂⟩) / σ
+
+    where ⟨g⟩ is what flows through μ, and x̂ ⟨g · x̂⟩ what flows through σ.
+    """
+    xhat, rstd, gain = cache
+    dx = dgain = dbias = None
+    if "x" in wrt:
+        dxhat = dy * gain  # (..., C)
+        through_mean = dxhat.mean(axis=-1, keepdims=True)  # (..., 1)
+        through_sigma = (dxhat * xhat).mean(axis=-1, keepdims=True)  # (..., 1)
+        dx = (dxhat - through_mean - xhat * through_sigma) * rstd
+    if "gain" in wrt:
+        dgain = sum_positions(dy * xhat)  # (C,)
+    if "bias" in wrt:
+        dbias = sum_positions(dy)  # (C,)
+    return dx, dgain, dbias
+
+
+class RMSNormCache(NamedTuple):
+    """As for layer_norm: x̂ is kept rather than recomputed."""
+
+    xhat: Array  # (..., C)  x/ρ
+    rrms: Array  # (..., 1)  1/ρ
+    gain: Array  # (C,)      borrowed
+
+
+@selectable
+def rms_norm(x: Array, gain: Array, eps: float = 1e-6) -> tuple[Array, RMSNormCache]:
+    """Divide by the root mean square of the last axis. x (..., C), gain (C,); y (..., C).
+
+    Raises ValueError where the shapes do not fit.
+    """
+    xp = channels_namespace("rms_norm", x, gain=gain)
+    rrms = 1 / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
+    xhat = x * rrms
+    return gain * xhat, RMSNormCache(xhat, rrms, gain)
+
+
+@follows_cache
+def rms_norm_backward(
+    dy: Array, cache: RMSNormCache, wrt: Container[str] = ("x", "gain")
+) -> tuple[Array | None, Array | None]:
+    """The gradients of x and gain. As for layer_norm, without the path through μ:  ∂L/∂x = (g − x̂ ⟨g · x̂⟩) / ρ."""
+    xhat, rrms, gain = cache
+    dx = dgain = None
+    if "x" in wrt:
+        dxhat = dy * gain  # (..., C)
+        dx = (dxhat - xhat * (dxhat * xhat).mean(axis=-1, keepdims=True)) * rrms
+    if "gain" in wrt:
+        dgain = sum_positions(dy * xhat)  # (C,)
+    return dx, dgain

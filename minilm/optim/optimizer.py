@@ -1,0 +1,108 @@
+"""What all optimizers share: flat buffers, accumulation, clipping, saved state, and the walk over blocks.
+
+    optimizer.accumulate(grads)       once for each micro-batch
+    optimizer.clip(1.0)               optional
+    optimizer.step(lr)                updates the layer's parameters in place; the next accumulate starts anew
+
+A rule subclasses `Optimizer` and gives `_update`, a few in-place operations on one block of the flat arrays. On the CPU
+a block fits the cache, so that the rule's dozen operations read and write memory once; on a GPU a block is everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minilm.backend import Array, asarray_like, to_numpy
+from minilm.layers.base import Gradients, Layer
+from minilm.optim.flat import FlatParameters
+
+BLOCK = 32768  # numbers: four float32 arrays of this length are half of a 1 MB second-level cache
+
+
+class Optimizer:
+    """The base of SGD, Adam and AdamW. `decays(name, array)` says which parameters the weight decay touches."""
+
+    moments: tuple[str, ...] = ()  # names of the flat arrays that the rule keeps
+
+    def __init__(
+        self,
+        layer: Layer,
+        lr: float,
+        weight_decay: float,
+        decays: Callable[[str, Array], bool] = lambda name, array: True,
+    ) -> None:
+        not_negative(lr=lr, weight_decay=weight_decay)
+        self.lr, self.weight_decay = float(lr), float(weight_decay)
+        self.flat = FlatParameters(layer, group=lambda name, array: 0 if decays(name, array) else 1)
+        self.xp = self.flat.xp
+        self.steps = 0
+        self._kept = {name: self.xp.zeros_like(self.flat.values) for name in self.moments}
+        self._block = BLOCK if self.xp is np else self.flat.values.size
+        self._scratch = self.xp.empty(min(self._block, self.flat.values.size), dtype=self.flat.values.dtype)
+
+    def accumulate(self, grads: Gradients, scale: float = 1.0) -> None:
+        """Add scale · grads to the gradient of this step. `grads` must name exactly the trained parameters."""
+        self.flat.accumulate(grads, scale)
+
+    def clip(self, max_norm: float) -> Array:
+        """Scale the accumulated gradient to a global norm of at most `max_norm`; returns the norm before."""
+        if not max_norm > 0:
+            raise ValueError(f"max_norm must be above 0, got {max_norm}")
+        return self.flat.clip(max_norm)
+
+    def norm(self) -> Array:
+        """The global norm of the accumulated gradient."""
+        return self.flat.norm()
+
+    def step(self, lr: float | None = None) -> None:
+        """One update with the accumulated gradient, at `lr` or else the rate given at the start."""
+        if not self.flat.filled:
+            raise ValueError("there is no gradient to step with; call accumulate(grads) first")
+        self.flat.filled = False
+        self.steps += 1
+        lr = self.lr if lr is None else float(lr)  # a NumPy float64 would make float32 blocks float64
+        for group, part in self.flat.segments:
+            decay = self.weight_decay if group == 0 else 0.0
+            for start in range(part.start, part.stop, self._block):
+                block = slice(start, min(start + self._block, part.stop))
+                scratch = self._scratch[: block.stop - block.start]
+                kept = [array[block] for array in self._kept.values()]
+                self._update(self.flat.values[block], self.flat.gradient[block], scratch, *kept, lr=lr, decay=decay)
+
+    def _update(self, p: Array, g: Array, scratch: Array, *moments: Array, lr: float, decay: float) -> None:
+        """Update one block: p in place, and its moments. g and scratch may be overwritten."""
+        raise TypeError(f"{type(self).__name__} defines no update rule")
+
+    def state(self) -> dict[str, Array]:
+        """What a checkpoint needs besides the parameters: moments (the arrays themselves), step count, layout."""
+        return {**self._kept, "steps": np.array(self.steps, dtype=np.int64), "layout": self.flat.layout()}
+
+    def load_state(self, state: dict[str, Array]) -> None:
+        """Take over what `state()` gave. Raises ValueError, and changes nothing, where it does not fit."""
+        expected = {*self.moments, "steps", "layout"}
+        if state.keys() != expected:
+            raise ValueError(
+                f"this is not the state of {type(self).__name__}: it holds {', '.join(sorted(state)) or 'nothing'}, "
+                f"expected {', '.join(sorted(expected))}"
+            )
+        if not np.array_equal(to_numpy(state["layout"]), self.flat.layout()):
+            raise ValueError(
+                "the optimizer's state was written for other parameters; freeze the same ones and build the same model"
+            )
+        for name in self.moments:
+            if state[name].shape != self.flat.values.shape:
+                raise ValueError(f"{name} has shape {state[name].shape}, expected {self.flat.values.shape}")
+        for name, own in self._kept.items():
+            own[...] = asarray_like(to_numpy(state[name]).astype(own.dtype, copy=False), own)
+        self.steps = int(to_numpy(state["steps"]))
+        self.flat.filled = False
+
+
+def not_negative(**options: Any) -> None:
+    """Raise ValueError that names the first option below 0 (or NaN)."""
+    for name, value in options.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be 0 or more, got {value}")

@@ -1,0 +1,143 @@
+"""Checkpoints: one safetensors file with weights, optimizer and progress, replaced as a whole or not at all.
+
+    tensors    model.*       parameters and buffers by name
+               optimizer.*   moments, step count
+    metadata   "minilm"      one JSON object: format version, model config, step, best value, ...
+
+A file is written under a temporary name in the same directory, flushed to the disk, and renamed over the old one: a
+process that is killed at any moment leaves the old file or the new one. Reading trusts nothing: there is no pickle, and
+a file that is truncated, foreign or of another version is one ValueError.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from minilm.backend import Array, to_numpy
+from minilm.layers.base import Layer
+from minilm.optim.optimizer import Optimizer
+
+FORMAT = 1
+KEY = "minilm"  # the entry of the safetensors metadata, which may hold strings only
+
+
+class Checkpoint(NamedTuple):
+    """What a file held: host arrays by full name, and the JSON object."""
+
+    tensors: dict[str, np.ndarray]
+    info: dict[str, Any]
+
+    def part(self, name: str) -> dict[str, np.ndarray]:
+        """The tensors of "model" or "optimizer", without that prefix."""
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): array for key, array in self.tensors.items() if key.startswith(prefix)}
+
+    def restore(self, model: Layer, optimizer: Optimizer | None = None) -> None:
+        """Copy the tensors into `model`, and into `optimizer` if given. ValueError where they do not fit."""
+        state = self.part("optimizer")
+        if optimizer is not None and not state:
+            raise ValueError(
+                "this checkpoint holds no optimizer, so training cannot continue from it; take the last one"
+            )
+        model.load_state(self.part("model"))
+        if optimizer is not None:
+            optimizer.load_state(state)
+
+
+def save_checkpoint(
+    path: str | Path, model: Layer, optimizer: Optimizer | None = None, info: dict[str, Any] | None = None
+) -> None:
+    """Write model, optimizer and `info` (anything that JSON can say) to `path`, replacing it in one move."""
+    tensors = _on_host("model.", model.state())
+    if optimizer is not None:
+        tensors |= _on_host("optimizer.", optimizer.state())
+    text = json.dumps({**(info or {}), "format": FORMAT}, allow_nan=False)
+    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata={KEY: text}))
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read `path`. Raises ValueError, naming the file, where it is missing, damaged, foreign or of another version."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such checkpoint; is the name right, and did training write one yet?")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if KEY not in metadata:
+                raise ValueError(
+                    f"{path}: not a checkpoint of minilm, but another safetensors file; choose one made by it"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+    except (SafetensorError, OSError) as problem:
+        raise ValueError(
+            f"{path}: damaged, or not a checkpoint ({problem}); take another checkpoint of the run, or train again"
+        ) from None
+    info = _parse(metadata[KEY], path)
+    version = info.get("format") if isinstance(info, dict) else None
+    if version != FORMAT:
+        raise ValueError(
+            f"{path}: checkpoint format {version!r}, this minilm reads format {FORMAT}; use the version that wrote it"
+        )
+    return Checkpoint(tensors, info)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as readable JSON, replacing the file in one move."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. Raises ValueError, naming the file, where it is missing or no JSON."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise ValueError(f"{path}: cannot be read ({problem.strerror}); is the name right?") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a JSON file but binary data; restore it, or make the run again") from None
+    return _parse(text, path)
+
+
+def replace_file(path: str | Path, write: Callable[[Path], Any]) -> None:
+    """Let `write(temporary)` make a file, then put it in the place of `path` in one move that survives a power cut."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")  # a fixed name: what a killed run left is overwritten by the next
+    try:
+        write(temporary)
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        _flush(path.parent)  # the rename itself
+
+
+def _flush(path: Path) -> None:
+    """Wait until `path` is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _on_host(prefix: str, arrays: dict[str, Array]) -> dict[str, np.ndarray]:
+    # safetensors writes the bytes in memory order, so a transposed array must be laid out anew
+    return {prefix + name: np.asarray(to_numpy(array), order="C") for name, array in arrays.items()}
+
+
+def _parse(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"{path}: not valid JSON ({problem}); restore it, or make the run again") from None

@@ -1,0 +1,47 @@
+"""A model and data that are as small as they can be and still have what makes resuming hard: dropout and buffers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minilm.layers.base import Layer, chain_backward, chain_forward
+from minilm.layers.dropout import Dropout
+from minilm.layers.embedding import Embedding
+from minilm.layers.linear import Linear
+from minilm.layers.normalization import BatchNorm
+from minilm.ops.loss import cross_entropy, cross_entropy_backward
+from minilm.train.data import LanguageData
+
+V, C = 7, 5  # vocabulary, channels
+
+
+class Toy(Layer):
+    """A language model that looks at one token only."""
+
+    def __init__(self, dropout: float = 0.3, norm: bool = True, dtype: str = "float32") -> None:
+        super().__init__()
+        rng = np.random.default_rng(5)
+        self.children["embedding"] = Embedding(V, C, rng=rng, dtype=dtype)
+        if norm:
+            self.children["norm"] = BatchNorm(C, dtype=dtype)
+        self.children["dropout"] = Dropout(dropout)
+        self.children["head"] = Linear(C, V, rng=rng, dtype=dtype)
+
+    def loss(self, batch, *, train=True, rng=None):
+        logits, caches = chain_forward(self.children, batch.ids, train=train, rng=rng)
+        loss, loss_cache = cross_entropy(logits, batch.targets, cache=train)
+        return loss, (caches, loss_cache) if train else None
+
+    def backward(self, cache):
+        caches, loss_cache = cache
+        return chain_backward(self.children, cross_entropy_backward(1.0, loss_cache), caches, need_dx=False)[1]
+
+
+def toy_tokens(count: int) -> np.ndarray:
+    """Counting upwards modulo V, with one error in ten: something to learn, and something not to."""
+    rng = np.random.default_rng(6)
+    return np.where(rng.random(count) < 0.1, rng.integers(0, V, count), np.arange(count) % V)
+
+
+def toy_data(micro_batches: int = 1, batch_size: int = 4) -> LanguageData:
+    return LanguageData(toy_tokens(300), toy_tokens(45), 6, batch_size, seed=3, micro_batches=micro_batches)
