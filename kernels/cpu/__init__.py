@@ -1,1 +1,5 @@
 """Tuned NumPy versions of ops: blocks that stay in cache, no temporaries. Each registers itself on import."""
+
+from minilm.kernels.cpu import cross_entropy
+
+__all__ = ["cross_entropy"]

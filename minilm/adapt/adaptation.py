@@ -55,16 +55,17 @@ def places(model: Layer, prefix: str = "") -> Iterator[Place]:
         yield from places(child.base if isinstance(child, LoRA) else child, f"{prefix}{key}.")
 
 
-def linear_maps(model: Layer) -> dict[str, tuple[Place, str]]:
-    """The weights below `model` that LoRA can adapt, by dotted name: each with its layer's place and its own name there.
+def linear_maps(model: Layer, embeddings: bool = False) -> dict[str, tuple[Place, str]]:
+    """The weights below `model` that LoRA can adapt, by dotted name: each with its layer's place and its name there.
 
-    A linear map is a parameter called weight... with two axes or more. Tables of embeddings and of positions are not:
-    they are looked up, not multiplied with, and a tied output layer reads them besides.
+    A linear map is a parameter called weight... with two axes or more. Tables of embeddings count where asked for,
+    tables of positions never: they are looked up, not multiplied with.
     """
+    tables = (LoRA, PositionalEncoding) if embeddings else (LoRA, PositionalEncoding, Embedding)
     return {
         f"{place.name}.{name}": (place, name)
         for place in places(model)
-        if not isinstance(place.layer, Embedding | PositionalEncoding | LoRA)
+        if not isinstance(place.layer, tables)
         for name, weight in place.layer.params.items()
         if name.startswith("weight") and weight.ndim >= 2
     }
@@ -78,14 +79,16 @@ def apply_lora(
     *,
     train: Iterable[str] = (),
     dropout: float = 0.0,
+    embeddings: bool = False,
     rng: np.random.Generator | None = None,
 ) -> list[str]:
     """Freeze `model` and put a LoRA adapter on every linear map that `targets` names. Returns the adapted names.
 
-    targets   patterns over dotted names of layers ("*.self_attn.*", "backbone.lstm") or of their weights ("*weight_hh*")
-    train     patterns over parameter names that are trained whole, with no adapter: a new head, say
-    dropout   on what the adapters read; only `Linear` layers have that
-    rng       draws A; without one it is generator(0), as when the weights are loaded next
+    targets     patterns over dotted names of layers ("*.self_attn.*", "backbone.rnn") or of their weights ("*.weight_hh*")
+    train       patterns over names of parameters that are trained whole, with no adapter: a new head, say
+    dropout     on what the adapters read; only `Linear` layers have that
+    embeddings  adapt embedding tables too where a target names them; not possible where the output layer is tied to one
+    rng         draws A; without one it is generator(0), as when the weights are loaded next
 
     The optimizer must be made afterwards. Raises ValueError, and changes nothing, for a pattern that matches nothing, a
     rank outside 1..min(Cout, Cin) of a matched weight, or options out of range.
@@ -96,16 +99,19 @@ def apply_lora(
             f"LoRA: expected an integer rank >= 1, alpha > 0 and 0 <= dropout < 1; got {rank}, {alpha}, {dropout}"
         )
     _refuse_adapted(model)
+    if embeddings and any(getattr(layer, "tied", False) for _, layer in model.walk()):
+        raise ValueError("the output layer is tied to the embedding, which can't have an adapter; use embeddings=False")
     trained = _matching_parameters(model, train)
+    candidates = linear_maps(model, embeddings)
     chosen: dict[str, tuple[Place, list[str]]] = {}  # by layer
-    for full_name, (place, name) in linear_maps(model).items():
+    for full_name, (place, name) in candidates.items():
         if (id(place.layer), name) in trained or not _matches(targets, place.name, full_name):
             continue
         rows, columns = matrix_shape(place.layer.params[name])
         if rank > min(rows, columns):
             raise ValueError(
-                f"LoRA rank {rank} does not fit {full_name} ({rows}, {columns}): at most {min(rows, columns)}; lower the "
-                "rank, or leave this layer out of targets, or train it whole (train=)"
+                f"LoRA rank {rank} does not fit {full_name} ({rows}, {columns}): at most {min(rows, columns)}; lower "
+                "the rank, or leave this layer out of targets, or train it whole (train=)"
             )
         if dropout and not isinstance(place.layer, Linear):
             raise ValueError(
@@ -114,7 +120,7 @@ def apply_lora(
             )
         chosen.setdefault(place.name, (place, []))[1].append(name)
     if not chosen:
-        raise ValueError(f"no linear map matches targets {', '.join(targets)}; there are {_listed(linear_maps(model))}")
+        raise ValueError(f"no linear map matches targets {', '.join(targets)}; there are {_listed(candidates)}")
 
     model.freeze()
     rng = generator(0) if rng is None else rng
@@ -133,17 +139,20 @@ def apply_lora(
 
 
 def lora_config(model: Layer) -> dict[str, Any] | None:
-    """The options of `apply_lora` that give a fresh copy of this model its adapters: JSON-able. None where it has none."""
+    """The options of `apply_lora` that give a copy of the base its adapters, JSON-able; None where there are none."""
     adapters = [place for place in places(model) if isinstance(place.layer, LoRA)]
     if not adapters:
         return None
     first = adapters[0].layer
-    owners = [("", model)] + [(f"{p.name}.", p.layer.base if isinstance(p.layer, LoRA) else p.layer) for p in places(model)]
+    owners = [("", model)] + [
+        (f"{p.name}.", p.layer.base if isinstance(p.layer, LoRA) else p.layer) for p in places(model)
+    ]
     return {
         "rank": first.rank,
         "alpha": first.alpha,
         "targets": [f"{place.name}.{name}" for place in adapters for name in place.layer.adapted],
         "train": [prefix + name for prefix, layer in owners for name in layer.params if name not in layer.frozen],
+        "embeddings": any(isinstance(place.layer.base, Embedding) for place in adapters),
         "dropout": max(getattr(place.layer, "dropout", 0.0) for place in adapters),
     }
 
@@ -209,7 +218,9 @@ def _matches(patterns: Iterable[str], *names: str) -> bool:
 def _refuse_adapted(model: Layer) -> None:
     found = [p.name for p in places(model) if isinstance(p.layer, LoRA) or "merged_lora" in vars(p.layer)]
     if found:
-        raise ValueError(f"the model has LoRA adapters already, or merged ones ({_listed(found)}); start from a fresh copy")
+        raise ValueError(
+            f"the model has LoRA adapters already, or merged ones ({_listed(found)}); start from a fresh copy"
+        )
 
 
 def _matching_parameters(model: Layer, patterns: tuple[str, ...]) -> dict[tuple[int, str], tuple[Layer, str]]:

@@ -36,7 +36,9 @@ class LoRA(Layer):
 
     adapted: tuple[str, ...]
 
-    def __init__(self, base: Layer, adapted: tuple[str, ...], rank: int, alpha: float, rng: np.random.Generator) -> None:
+    def __init__(
+        self, base: Layer, adapted: tuple[str, ...], rank: int, alpha: float, rng: np.random.Generator
+    ) -> None:
         super().__init__()
         self.children["base"] = base
         self.adapted, self.rank, self.alpha, self.scale = adapted, rank, alpha, alpha / rank
@@ -175,27 +177,30 @@ class LoRAWeights(LoRA):
     ) -> None:
         super().__init__(base, adapted, rank, alpha, rng)
 
-    def forward(self, *args: Any, train: bool = True, **kwargs: Any) -> tuple[Any, LoRAWeightsCache | None]:
+    def forward(
+        self, x: Any, *args: Any, train: bool = True, rng: Any = None, **kwargs: Any
+    ) -> tuple[Any, LoRAWeightsCache | None]:
         layer = self.effective()
-        # A set of its own: the copy shares that of the base. Where A and B are frozen, so is W', and G is not formed.
-        idle = {name for name in self.adapted if self.frozen.issuperset(self.factor_names(name))}
-        layer.frozen = (self.base.frozen - set(self.adapted)) | idle
-        y, cache = layer.forward(*args, train=train, **kwargs)
+        y, cache = layer.forward(x, *args, train=train, rng=rng, **kwargs)
+        if not train:
+            return y, None
         factors = {name: tuple(self.params[f] for f in self.factor_names(name)) for name in self.adapted}
-        return y, LoRAWeightsCache(layer, factors, cache) if train else None
+        return y, LoRAWeightsCache(layer, factors, cache)
 
     def backward(self, dy: Any, cache: LoRAWeightsCache, *, need_dx: bool = True) -> tuple[Any, Gradients]:
-        dx, grads = cache.layer.backward(dy, cache.cache, need_dx=need_dx)
+        layer = cache.layer.with_params()
+        # Where A and B are both frozen, so is W', and G is not formed.
+        used = {name for name in self.adapted if not self.frozen.issuperset(self.factor_names(name))}
+        layer.frozen = self.base.frozen - used
+        dx, grads = layer.backward(dy, cache.cache, need_dx=need_dx)
         own: Gradients = {}
-        for name in [name for name in self.adapted if name in grads]:
-            gradient = grads.pop(name)
-            gradient = self.scale * gradient.reshape(gradient.shape[0], -1)  # (Cout, Cin)
+        for name in used:
+            gradient = grads[name].reshape(grads[name].shape[0], -1) * self.scale  # (Cout, Cin)
+            if name in self.base.frozen:
+                del grads[name]
             a, b = cache.factors[name]
             name_a, name_b = self.factor_names(name)
-            if name_a not in self.frozen:
-                own[name_a] = b.T @ gradient  # (r, Cin)
-            if name_b not in self.frozen:
-                own[name_b] = gradient @ a.T  # (Cout, r)
+            own |= self.grads(**{name_a: b.T @ gradient, name_b: gradient @ a.T})  # (r, Cin), (Cout, r)
         return dx, merge(own, grads, "base.")
 
 

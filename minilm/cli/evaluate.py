@@ -8,18 +8,20 @@ import json
 from minilm.cli import finetune, options
 from minilm.cli.printing import print_scores
 from minilm.train import recipes
-from minilm.train.runs import open_run
+from minilm.train.runs import CLASSIFICATION, open_run
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="loss and perplexity of a language model; accuracy, precision, recall and F1 of a classifier",
-        description="Evaluate the best checkpoint of a run. Without --data: on the text that its training held out "
-        "(a language model), on the test part of its data or else the held-out part (a classifier).",
+        description="Evaluate the best checkpoint of a run. Without --data: on the end of its text that was held out "
+        "(a language model), on the test texts of its data (a classifier).",
     )
     parser.add_argument("directory", metavar="RUN", help="directory of a run")
-    parser.add_argument("--data", nargs="+", metavar="SOURCE", help="text files or kjv; for a classifier labelled texts")
+    parser.add_argument(
+        "--data", nargs="+", metavar="SOURCE", help="text files or kjv; for a classifier labelled texts"
+    )
     parser.add_argument("--batch-size", type=options.positive, default=64, help="sequences in one batch (default: 64)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     group = parser.add_argument_group("labelled texts")
@@ -31,16 +33,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     trained = open_run(arguments.directory, device=arguments.device)
-    if trained.task == "language-model":
-        scores = recipes.evaluate_language_run(trained, arguments.data, batch_size=arguments.batch_size)
-    else:
-        scores = recipes.evaluate_classifier_run(
-            trained,
-            finetune.one_source(arguments.data) if arguments.data else None,
-            batch_size=arguments.batch_size,
-            text_column=arguments.text_column,
-            label_column=arguments.label_column,
-        )
+    source = arguments.data
+    if source and trained.config["task"] == CLASSIFICATION:
+        source = finetune.one_source(source)
+    scores = recipes.evaluate(
+        trained,
+        source,
+        batch_size=arguments.batch_size,
+        text_column=arguments.text_column,
+        label_column=arguments.label_column,
+    )
     if arguments.json:
         print(json.dumps(scores))
     else:

@@ -14,8 +14,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "finetune",
         help="train a text classifier: all parameters, the head only, or LoRA",
-        description="Train a text classifier on labelled texts, starting from a run of `minilm train` or from a preset. "
-        "A tenth of the training texts is held out to choose the best checkpoint; test texts are never used for that.",
+        description="Train a text classifier on labelled texts, from a run of `minilm train` or from a preset. "
+        "A tenth of the training texts is held out to choose the best checkpoint; test texts never are.",
     )
     parser.add_argument("base", nargs="?", metavar="RUN|PRESET", help="a run directory, or the name of a preset")
     parser.add_argument(
@@ -28,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--method",
         choices=recipes.METHODS,
         default="full",
-        help="what is trained: full = everything, head = the new output layer alone, lora = low-rank updates (default: full)",
+        help="what is trained: everything, the new output layer alone, or low-rank updates (default: full)",
     )
     parser.add_argument("--rank", type=int, default=8, help="rank of the LoRA updates (default: 8)")
     parser.add_argument("--alpha", type=float, default=16.0, help="LoRA scale: updates count alpha/rank (default: 16)")
@@ -40,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="layers that get LoRA, by name pattern (default: every linear map)",
     )
     parser.add_argument("--vocab-size", type=int, help="largest vocabulary, where a preset starts from scratch")
-    parser.add_argument("--min-frequency", type=int, help="rarer words become unknown, where a preset starts from scratch")
+    parser.add_argument("--min-frequency", type=int, help="rarer words become unknown, likewise")
     add_label_options(parser)
     options.add_model(parser)
     options.add_training(parser)
@@ -75,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def start(arguments: argparse.Namespace, *, base: str, source: str) -> int:
     method = getattr(arguments, "method", "full")
-    lora = {"rank": arguments.rank, "alpha": arguments.alpha, "targets": arguments.targets} if method == "lora" else None
+    lora = (
+        {"rank": arguments.rank, "alpha": arguments.alpha, "targets": arguments.targets} if method == "lora" else None
+    )
     trained = recipes.finetune(
         base,
         source,

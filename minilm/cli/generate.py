@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import itertools
 
 from minilm.backend import generator
 from minilm.cli import options
 from minilm.models.generation import generate
-from minilm.train.runs import open_run
+from minilm.train.runs import LANGUAGE_MODEL, open_run
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -21,7 +21,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--prompt", default="\n", help="text to continue (default: a new line)")
     parser.add_argument("--tokens", type=options.positive, default=300, help="tokens to draw (default: 300)")
     parser.add_argument(
-        "--temperature", type=float, default=0.8, help="0 takes the likeliest token; 1 the model's own odds (default: 0.8)"
+        "--temperature",
+        type=float,
+        default=0.8,
+        help="0 takes the likeliest token; 1 the model's own odds (default: 0.8)",
     )
     parser.add_argument("--top-k", type=int, help="draw from the K likeliest tokens only")
     parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that hold this much probability")
@@ -30,12 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    trained = open_run(arguments.directory, device=arguments.device, task="language-model")
+    trained = open_run(arguments.directory, device=arguments.device, task=LANGUAGE_MODEL)
     ids = trained.tokenizer.encode(arguments.prompt)
-    drawn: list[int] = []
-    shown = ""
-    sys.stdout.write(arguments.prompt)
-    for token in generate(
+    drawn = generate(
         trained.model,
         ids,
         arguments.tokens,
@@ -43,12 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         rng=generator(arguments.seed),
-    ):
-        drawn.append(token)
-        text = trained.tokenizer.decode(ids + drawn)[len(trained.tokenizer.decode(ids)) :]
-        if not text.endswith("\ufffd"):  # half of a character: its other bytes come with the next token
-            sys.stdout.write(text[len(shown) :])
-            sys.stdout.flush()
-            shown = text
+    )
+    for text in trained.tokenizer.decode_stream(itertools.chain(ids, drawn)):
+        print(text, end="", flush=True)
     print()
     return 0

@@ -6,7 +6,6 @@ import argparse
 import json
 
 from minilm.cli import options
-from minilm.gradcheck.cases import format_table, run_cases
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -23,6 +22,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from minilm.gradcheck.cases import format_table, run_cases  # every op, layer and model: for this command alone
+
     rows = run_cases(arguments.names or None, seed=arguments.seed)
     print(json.dumps([row._asdict() for row in rows]) if arguments.json else format_table(rows))
     return 0 if all(row.passed for row in rows) else 1

@@ -65,7 +65,9 @@ def confusion_matrices(matrices: dict[str, np.ndarray], labels: Sequence[str], p
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(matrix):
             ink = "white" if share[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{count:,}\n{share[row, column]:.0%}", ha="center", va="center", color=ink, fontsize=8)
+            axes.text(
+                column, row, f"{count:,}\n{share[row, column]:.0%}", ha="center", va="center", color=ink, fontsize=8
+            )
         axes.set_xticks(range(len(labels)), labels, fontsize=8)
         axes.set_yticks(range(len(labels)), labels, fontsize=8)
         axes.set_title(name, fontsize=9)

@@ -8,14 +8,15 @@ import sys
 
 from minilm.cli import options
 from minilm.train import recipes
-from minilm.train.runs import open_run
+from minilm.train.runs import CLASSIFICATION, open_run
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "predict",
         help="label texts with a trained classifier",
-        description="Label each TEXT (or each line of standard input) with the classifier of a run: label, probability, text.",
+        description="Label each TEXT, or each line of standard input, with the classifier of a run. "
+        "Prints label, probability and text.",
     )
     parser.add_argument("directory", metavar="RUN", help="directory of a run of `minilm finetune`")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; none: lines of standard input")
@@ -25,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    trained = open_run(arguments.directory, device=arguments.device, task="classification")
+    trained = open_run(arguments.directory, device=arguments.device, task=CLASSIFICATION)
     texts = arguments.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise ValueError("no text was given; pass TEXT arguments or lines on standard input")

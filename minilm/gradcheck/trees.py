@@ -88,7 +88,9 @@ def check_model(
     _require_float64(model)
 
     def forward(values: dict[str, Any]) -> tuple[Any, Any]:
-        return model.loss(batch, train=True, rng=generator(rng_seed))
+        like = next(iter(model.parameters().values())).real.dtype  # floating features follow the parameters
+        given = map_leaves(lambda array: array.astype(like) if array.dtype.kind == "f" else array, batch)
+        return model.loss(given, train=True, rng=generator(rng_seed))
 
     def backward(dy: Any, cache: Any) -> dict[str, Any]:
         return {name: gradient * dy for name, gradient in model.backward(cache).items()}

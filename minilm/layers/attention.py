@@ -43,7 +43,8 @@ class MultiHeadAttention(Layer):
     """y = out_proj(attention(q, k, v)), x (B, T, C), y (B, T, C). The equations stand above.
 
     Children in_proj (C -> C + 2·Hkv·D, rows q, k, v as in PyTorch's in_proj_weight) and out_proj, or with `cross`
-    q_proj, kv_proj and out_proj. `positions` is an encoding without parameters that acts inside attention (Rotary, ALiBi).
+    q_proj, kv_proj and out_proj. `positions` is an encoding without parameters that acts inside attention (Rotary,
+    ALiBi).
     """
 
     def __init__(
@@ -111,8 +112,9 @@ class MultiHeadAttention(Layer):
             raise ValueError(f"attention: x has shape {x.shape}, expected (B, T, {self.width})")
         if self.cross != (memory is not None):
             raise ValueError(
-                "attention: cross-attention needs memory=..." if self.cross else "attention: this is self-attention, "
-                "which takes no memory; build it with cross=True"
+                "attention: cross-attention needs memory=..."
+                if self.cross
+                else "attention: this is self-attention, which takes no memory; build it with cross=True"
             )
         if not self.cross:
             qkv, cache = self.in_proj.forward(x, train=train)

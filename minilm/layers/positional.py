@@ -43,7 +43,7 @@ class PositionalEncoding(Layer):
         return dy
 
     def bias(self, heads: int, queries: int, keys: int, like: Array) -> Array | None:
-        """What is added to the scores, (H, Tq, Tk) in the library and precision of `like`; queries end with the keys."""
+        """What is added to the scores, (H, Tq, Tk) in library and precision of `like`; queries end where keys end."""
         return None
 
 

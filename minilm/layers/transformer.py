@@ -36,8 +36,10 @@ def make_norm(kind: str, width: int, *, bias: bool = True, eps: float | None = N
     if kind not in NORMS:
         raise ValueError(f"norm {kind!r} is unknown; choose one of {', '.join(NORMS)}")
     options = {} if eps is None else {"eps": eps}
-    return LayerNorm(width, bias=bias, dtype=dtype, **options) if kind == "layer" else RMSNorm(
-        width, dtype=dtype, **options
+    return (
+        LayerNorm(width, bias=bias, dtype=dtype, **options)
+        if kind == "layer"
+        else RMSNorm(width, dtype=dtype, **options)
     )
 
 

@@ -35,8 +35,8 @@ def generate(
 
     rng       a NumPy generator; needed unless the temperature is 0
     stop      a token id, or several: the text ends before the first of them
-    Raises ValueError, before anything is yielded, for an empty prompt, one longer than the context, an id outside of the
-    vocabulary, or an option out of range.
+    Raises ValueError, before anything is yielded, for an empty prompt, one longer than the context, an id outside of
+    the vocabulary, or an option out of range.
     """
     prompt = np.asarray(ids)
     if prompt.ndim != 1 or prompt.size == 0:

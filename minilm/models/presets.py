@@ -5,6 +5,11 @@
 
 `PRESETS[name].model` holds the default options of a preset, `OPTIONS` says what each option means, and
 `PRESETS[name].training` how it is trained by default.
+
+Why `attention-lstm-lm` attends causally: a language model predicts each word from those before it. Without the mask,
+or with a recurrence in both directions, word t+1 would be among the inputs that predict word t+1. Training would teach
+the model to copy it, at a loss near zero, and when it writes there is nothing to copy. So an unmasked or bidirectional
+model can't be a left-to-right language model; LanguageModel refuses such a backbone.
 """
 
 from __future__ import annotations
@@ -37,7 +42,7 @@ class Preset(NamedTuple):
 
 OPTIONS = {
     "activation": 'of the feed-forward layers: "relu", "gelu", "gelu-tanh" or "silu"',
-    "attention_residual": "add the input of the attention to its output; without it a token sees itself only as one of many",
+    "attention_residual": "add its input to the attention's output; without it a token is one of many to itself",
     "bias": "whether linear maps and layer norms have biases",
     "bidirectional": "a second recurrence from right to left; hidden vectors are twice as wide",
     "causal": "convolution and attention see no later token; a classifier may look both ways",
@@ -156,9 +161,7 @@ _ALL = [
     Preset(
         "attention-lstm-lm",
         "language-model",
-        "causal 8-head attention with sinusoidal positions under two LSTM layers. It attends causally: without the mask, or "
-        "in both directions, the model would see the very word that it is asked to predict, learn to copy it, and have "
-        "nothing to copy when it writes; so it couldn't be a left-to-right language model",
+        "causal 8-head attention with sinusoidal positions under two LSTM layers",
         "Embedding 512 -> Dropout 0.1 -> 8-head attention -> Dropout -> LSTM 512 x 2 -> Dropout -> vocabulary",
         _RECURRENT_LM
         | {"embedding_size": 512, "width": 512, "layers": 2, "heads": 8, "positions": "sinusoidal", "dropout": 0.1},
@@ -209,7 +212,7 @@ def build(
     """A new model with weights drawn from `seed`, on the host: a LanguageModel or a TextClassifier.
 
     `options` replace the preset's defaults; `classes` is the number of labels of a classifier, and unused otherwise.
-    Raises ValueError for a preset or an option that is unknown, or a value that makes no sense, before anything is drawn.
+    Raises ValueError for a preset or an option that is unknown, or a value that makes no sense.
     """
     chosen = find_preset(preset)
     for name in options:
@@ -242,9 +245,7 @@ def _backbone(
     return RecurrentBackbone(vocab_size, settings["embedding_size"], settings["width"], **named, **drawn)
 
 
-def _check(
-    preset: Preset, settings: dict[str, Any], vocab_size: int, classes: int, seed: int, dtype: str
-) -> None:
+def _check(preset: Preset, settings: dict[str, Any], vocab_size: int, classes: int, seed: int, dtype: str) -> None:
     """What the layers don't check themselves: types, as options come from a command line or a file."""
     sizes = ("width", "embedding_size", "layers", "hidden", "context", "conv_kernel", "kv_heads")
     optional = {name for name, value in preset.model.items() if value is None}
@@ -262,7 +263,9 @@ def _check(
         raise ValueError(f"heads is {heads!r}, expected an integer of at least {least}")
     for name in ("dropout", "embedding_std", "embedding_bound"):
         value, below = settings.get(name), 1.0 if name == "dropout" else float("inf")
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below
+        ):
             raise ValueError(f"{name} is {value!r}, expected a number of at least 0 and below {below:g}")
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
         raise ValueError(f"classes is {classes!r}, expected an integer of at least 2")
@@ -274,7 +277,5 @@ def _check(
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(str(name), known, n=1)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    return f"{what} {name!r} is unknown{meant} Known are {', '.join(known)}" if close else (
-        f"{what} {name!r} is unknown; known are {', '.join(known)}"
-    )
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{what} {name!r} is unknown; {meant}known are {', '.join(known)}"

@@ -43,8 +43,9 @@ class TransformerBackbone(Backbone):
     positions      "learned", "sinusoidal", "rotary", "alibi" or "none"
     causal         token t sees 0 … t; otherwise all tokens within `lengths`
     norm_first     pre-norm blocks, with a last norm after them; post-norm blocks end with one of their own
-    initialization "gpt2": N(0, 0.02²), and N(0, 0.02²/2N) for the maps that write into the residual path, whose 2N terms
-                   then add up to the same variance at any depth [Radford et al. 2019, §2.3]; "pytorch": each layer's own
+    initialization "gpt2": N(0, 0.02²), and N(0, 0.02²/2N) for the maps that write into the residual path, whose 2N
+                   terms then sum to the same variance at any depth [Radford et al. 2019, §2.3]; "pytorch": each
+                   layer's own
     Other options are those of TransformerEncoderBlock.
     """
 

@@ -48,13 +48,13 @@ def _targets(xp: ModuleType, logits: Array, targets: Array, ignore_index: int) -
                          "expected (..., V) with V >= 1 and (...)")  # fmt: skip
     if targets.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: targets have dtype {targets.dtype}, expected integers: class numbers")
-    targets = targets.reshape(-1)  # (N,)
+    targets = targets.reshape(-1).astype(np.int64)  # (N,)  signed: unsigned ids meet ignore_index = -100
     ignored = targets == ignore_index
     invalid = ((targets < 0) | (targets >= V)) & ~ignored
     if xp is np and invalid.any():  # on a GPU asking would wait for the device at each step: the loss is NaN there
         raise ValueError(f"cross_entropy: target {targets[invalid][0]} is out of range for V = {V} classes "
                          f"(and is not ignore_index = {ignore_index})")  # fmt: skip
-    return xp.where(ignored | invalid, 0, targets).astype(np.int64), ignored, invalid
+    return xp.where(ignored | invalid, 0, targets), ignored, invalid
 
 
 @selectable

@@ -126,12 +126,15 @@ def lstm_backward(
     for t in reversed(range(len(da))):
         i, f, g, o = split_gates(gates[t])
         da_i, da_f, da_g, da_o = split_gates(da[t])
+        slopes = gates[t] * (1 - gates[t])  # (B, 4H)  σ' = σ(1 − σ)
+        split_gates(slopes)[2][...] = 1 - g * g  # but tanh' = 1 − tanh²
         tanh_c = xp.tanh(cells[t + 1])
         dc = dc + dh * o * (1 - tanh_c * tanh_c)  # (B, H)
-        xp.multiply(dc * g, i * (1 - i), out=da_i)
-        xp.multiply(dc * cells[t], f * (1 - f), out=da_f)
-        xp.multiply(dc * i, 1 - g * g, out=da_g)
-        xp.multiply(dh * tanh_c, o * (1 - o), out=da_o)
+        xp.multiply(dc, g, out=da_i)
+        xp.multiply(dc, cells[t], out=da_f)
+        xp.multiply(dc, i, out=da_g)
+        xp.multiply(dh, tanh_c, out=da_o)
+        da[t] *= slopes
         dc = dc * f if dcells is None else dc * f + dcells[t]
         if t or "h0" in wrt:
             dh = dstates[t] + da[t] @ w_hh  # (B, H)

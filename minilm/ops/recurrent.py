@@ -71,7 +71,7 @@ def check_lengths(lengths: Array | Sequence[int] | None, x: Array) -> Array | No
     if lengths.shape != (B,):
         raise ValueError(f"lengths have shape {lengths.shape}, expected ({B},): one for each sequence of the batch")
     if not on_host:
-        return array_namespace(x, lengths).clip(lengths, 0, T)
+        return array_namespace(x, lengths).clip(lengths.astype(np.int64), 0, T)
     wrong = (lengths < 0) | (lengths > T)
     if wrong.any():
         raise ValueError(f"lengths must be from 0 to T={T}, got {lengths[wrong][0]} for sequence {wrong.argmax()}")

@@ -114,22 +114,26 @@ class FlatParameters:
         return {name: slot.gradient for name, slot in self.slots.items()}
 
     def norm(self) -> Array:
-        """√Σ g² over all parameters; a scalar of the array library (no synchronisation on a GPU)."""
-        return self.xp.sqrt(self.xp.dot(self.gradient, self.gradient))
+        """√Σ g² over all parameters; a scalar of the array library (no synchronisation on a GPU).
+
+        Infinite where a square overflows (|g| above 1e19 in float32): nobody can train with that.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the result, on either library
+            return self.xp.sqrt(self.xp.dot(self.gradient, self.gradient))
 
     def clip(self, max_norm: float) -> Array:
         """Scale the gradient so that its global norm is at most `max_norm`. Returns the norm before.
 
         g ← g · min(1, max_norm / (‖g‖ + 1e-6)), as PyTorch's `clip_grad_norm_`. [Pascanu et al. 2013, section 3.2]
-        Where the norm is NaN the gradient stays as it is, so that the guilty parameter can still be found.
+        Where the norm is not finite the gradient stays as it is, so that the guilty parameter can still be found.
         """
         norm = self.norm()
         factor = float(max_norm) / (norm + 1e-6)
         if self.xp is np:
-            if factor < 1.0:
+            if 0.0 < factor < 1.0:
                 np.multiply(self.gradient, factor, out=self.gradient)
         else:  # decided on the device: a Python `if` would wait for it
-            factor = self.xp.where(factor < 1.0, factor, self.xp.ones_like(factor))
+            factor = self.xp.where((factor > 0.0) & (factor < 1.0), factor, self.xp.ones_like(factor))
             self.xp.multiply(self.gradient, factor, out=self.gradient)
         return norm
 

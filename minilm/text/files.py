@@ -18,7 +18,8 @@ from typing import IO
 
 PIECE = 1 << 20  # characters
 
-_CUT = re.compile(r"(?<!\s)[ \n]")  # the first character of a run of white space
+# The first character of a run of white space. The four separators are white space to Python alone.
+_CUT = re.compile(r"(?<!\s)[^\S\x1c-\x1f]")
 
 
 def read_pieces(path: str | Path, size: int = PIECE) -> Iterator[str]:

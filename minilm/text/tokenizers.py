@@ -334,11 +334,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise FileNotFoundError(f"{path}: there is no such tokenizer file") from None
     except ValueError:  # malformed JSON, or bytes that are no text
         raise ValueError(
-            f"{path} is no tokenizer file, or it is cut off: expected the JSON that Tokenizer.save writes"
+            f"{path} is no tokenizer file, or it is cut off; expected the JSON that Tokenizer.save writes"
         ) from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("version") != 1:
-        raise ValueError(f"{path} is no tokenizer file of minilm: expected the JSON that Tokenizer.save writes")
-    if content.get("kind") not in _KINDS:
+        raise ValueError(f"{path} is no tokenizer file of minilm; expected the JSON that Tokenizer.save writes")
+    if content.get("kind") not in KINDS:
         raise ValueError(f"{path} holds a tokenizer of kind {content.get('kind')!r}; known are {', '.join(KINDS)}")
     try:
         return _KINDS[content["kind"]]._restore(content)

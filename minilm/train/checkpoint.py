@@ -35,19 +35,25 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, np.ndarray]
     info: dict[str, Any]
 
-    def part(self, name: str) -> dict[str, np.ndarray]:
-        """The tensors of "model" or "optimizer", without that prefix."""
-        prefix = f"{name}."
+    def model_tensors(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers, as `Layer.load_state` takes them."""
+        return self._part("model.")
+
+    def optimizer_tensors(self) -> dict[str, np.ndarray]:
+        """As `Optimizer.load_state` takes them; empty where none was saved."""
+        return self._part("optimizer.")
+
+    def _part(self, prefix: str) -> dict[str, np.ndarray]:
         return {key.removeprefix(prefix): array for key, array in self.tensors.items() if key.startswith(prefix)}
 
     def restore(self, model: Layer, optimizer: Optimizer | None = None) -> None:
         """Copy the tensors into `model`, and into `optimizer` if given. ValueError where they do not fit."""
-        state = self.part("optimizer")
+        state = self.optimizer_tensors()
         if optimizer is not None and not state:
             raise ValueError(
                 "this checkpoint holds no optimizer, so training cannot continue from it; take the last one"
             )
-        model.load_state(self.part("model"))
+        model.load_state(self.model_tensors())
         if optimizer is not None:
             optimizer.load_state(state)
 

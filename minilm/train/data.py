@@ -94,5 +94,6 @@ class ClassificationData:
         return self.train.batch(step, micro)
 
     def validate(self, model: Layer) -> dict[str, float]:
-        report = evaluate_classifier(model, self.validation, self.validation_batch_size)
+        batches = (batch for batch, _ in self.validation.sequential(self.validation_batch_size))
+        report = evaluate_classifier(model, batches)
         return {"val_loss": report.loss, "val_accuracy": report.accuracy}

@@ -7,7 +7,7 @@ natural logarithms (nats).  perplexity = exp(loss)   bits per character = loss Â
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,9 +16,10 @@ import numpy as np
 from minilm.backend import Array, array_namespace, asarray_like, to_numpy
 from minilm.layers.base import Layer
 from minilm.ops.loss import binary_cross_entropy_with_logits, cross_entropy
-from minilm.text.batching import IGNORED, BucketSampler, WindowSampler
+from minilm.text.batching import IGNORED, ClassificationBatch, WindowSampler
 from minilm.text.corpus import TokenFile, token_array
 from minilm.train.metrics import ClassificationReport
+
 
 def an_array_of(model: Layer) -> Array:
     """Some parameter of `model`: it tells the array library that batches must move to."""
@@ -67,19 +68,21 @@ def evaluate_language_model(
 
 
 def evaluate_classifier(
-    model: Layer, sampler: BucketSampler, batch_size: int = 64, *, names: Sequence[str] | None = None
+    model: Layer, batches: Iterable[ClassificationBatch], *, names: Sequence[str] | None = None
 ) -> ClassificationReport:
-    """Scores of a text classifier on every text of `sampler`. `names` are those of the classes.
+    """Scores of a text classifier on `batches`, of any sizes. `names` are those of the classes.
 
     A model with one logit tells two classes apart (1 where the logit is above 0), else the largest logit wins.
     """
     like = an_array_of(model)
     found, labels = [], []
-    for batch, _ in sampler.sequential(batch_size):
+    for batch in batches:
         moved = batch_like(batch, like)
         logits, _ = model.forward(moved.ids, lengths=moved.lengths, train=False)  # (B, 1 or K)
         found.append(logits)
         labels.append(batch.labels)
+    if not labels:
+        raise ValueError("there are no texts to evaluate the classifier on; give at least one batch")
     logits = to_numpy(array_namespace(like).concatenate(found)).astype(np.float64)  # (N, 1 or K)
     targets = np.concatenate(labels)  # (N,)
     if logits.shape[1] == 1:

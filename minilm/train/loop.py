@@ -282,7 +282,7 @@ class _Session:
         row = int(np.argmin(finite))
         gradients = find_nonfinite(self.optimizer.flat.gradients())
         value = find_nonfinite(self.model.parameters()) if self.optimizer.flat.filled else None
-        name = f"parameter {value} itself" if value else f"the gradient of {gradients}" if gradients else "no gradient"
+        name = f"parameter {value} itself" if value else f"the gradient of {gradients}" if gradients else "no parameter"
         kept = f"; {self.run / LAST} is of step {self.saved}" if self.saved and self.run else ""
         raise TrainingDiverged(
             f"step {first + row}: the loss is {numbers[row, 0]:.4g}, the norm of the gradient {numbers[row, 1]:.4g}; "

@@ -163,7 +163,7 @@ class ClassificationReport:
         """The scores of each class and of all, as text."""
         overall = "all" if self.positive is None else f"all (P, R, F1 of {self.names[1]})"
         width = max(len(name) for name in (*self.names, overall))
-        lines = [f"{'class':<{width}}  precision  recall     F1  examples"]
+        lines = [f"{'class':<{width}}  precision  recall      F1  examples"]
         for name, row in self.to_dict()["classes"].items():
             lines.append(_row(name, width, row))
         whole = {"precision": self.precision, "recall": self.recall, "f1": self.f1, "examples": self.examples}

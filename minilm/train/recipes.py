@@ -1,32 +1,38 @@
 """Whole jobs, from text to a trained run: pretrain, fine-tune, resume, evaluate, predict.
 
-The commands of `minilm` are thin wrappers of these functions. Each writes a run directory (`minilm.train.runs`) whose
+The commands of `minilm` are thin wrappers of these functions. Each job writes a run directory (`train/runs.py`) whose
 config.json holds all that is needed to do the same again, or to continue it bit for bit.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from minilm import __version__
-from minilm.backend import to_numpy
-from minilm.models.presets import PRESETS, build, find_preset
-from minilm.text.batching import BucketSampler, WindowSampler
-from minilm.text.corpus import encode_corpus, open_tokens, read_sources, split_tokens
+from minilm.adapt.freezing import trainable_report
+from minilm.backend import asarray_like, resolve_device, to_numpy
+from minilm.models.presets import PRESETS, Preset, build, find_preset
+from minilm.text.batching import BucketSampler, pad_sequences
+from minilm.text.corpus import encode_corpus, encode_text, open_tokens, read_sources, split_tokens
 from minilm.text.datasets import LabelledTexts, load_labelled, train_validation_split
-from minilm.text.tokenizers import Tokenizer, train_tokenizer
+from minilm.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from minilm.train import runs
+from minilm.train.checkpoint import load_checkpoint
 from minilm.train.data import ClassificationData, LanguageData
-from minilm.train.evaluation import evaluate_classifier, evaluate_language_model
-from minilm.train.loop import TrainingOptions, TrainingResult, train
-from minilm.train.runs import Run
+from minilm.train.evaluation import an_array_of, evaluate_classifier, evaluate_language_model
+from minilm.train.loop import BEST, LAST, TrainingOptions, TrainingResult, train
+from minilm.train.runs import CLASSIFICATION, LANGUAGE_MODEL, Run
 
 METHODS = ("full", "head", "lora")
+VALIDATION_TOKENS = 100_000  # of the held-out text, looked at during training; `evaluate_language_run` takes all
+HELD_OUT = 0.1  # of the training texts of a classifier, to choose the best checkpoint
+
+_OPTION_NAMES = {option.name for option in dataclasses.fields(TrainingOptions)}
+_DATA_NAMES = {"batch_size", "epochs"}
 
 
 class Trained(NamedTuple):
@@ -34,12 +40,13 @@ class Trained(NamedTuple):
 
     run: Run  # with the weights of the best checkpoint
     result: TrainingResult
-    scores: dict[str, Any]  # on the test texts where there are any, else on the held-out ones
+    scores: dict[str, Any]  # of those weights on the test texts, or on the held-out end of the text
+    trained_parameters: int
 
 
 def pretrain(
     preset: str,
-    sources: Sequence[str],
+    sources: Sequence[str | Path],
     out: str | Path,
     *,
     tokenizer: str | None = None,
@@ -56,33 +63,49 @@ def pretrain(
     """Train a language model preset on text files (or "kjv") and write the run to `out`.
 
     `model` and `training` override the preset's defaults by name; `validation` is the part of the text, at its end,
-    that is held out. Raises ValueError where an argument is wrong, before anything is written.
+    that is held out. Raises ValueError or OSError, before anything is written, where an argument is wrong.
     """
     chosen = find_preset(preset)
-    if chosen.task != "language-model":
-        raise ValueError(f"preset {preset} is a classifier; train it with finetune({preset!r}, labelled texts)")
+    if chosen.task != LANGUAGE_MODEL:
+        raise ValueError(f"{preset} is a classifier: it is trained on labelled texts, by finetune")
     if not 0 < validation < 1:
-        raise ValueError(f"validation must lie between 0 and 1, {validation} was given")
-    defaults = chosen.training | (training or {})
-    sources = [str(Path(s).resolve()) if s != "kjv" else s for s in sources]
-    limits = {"vocab_size": vocab_size, "min_frequency": min_frequency}
-    vocabulary = train_tokenizer(tokenizer or chosen.tokenizer, read_sources(sources), **_given(limits))
+        raise ValueError(f"validation is {validation}, expected a part of the text between 0 and 1")
+    runs.refuse_existing(out)
+    resolve_device(device)
+    settings = _training_settings(chosen, training)
+    sources = [str(source) if str(source) == "kjv" else str(Path(source).resolve()) for source in sources]
+    kind = tokenizer or chosen.tokenizer
+    limits = _vocabulary_limits(chosen, kind, vocab_size, min_frequency)
+    build(preset, vocab_size=256, dtype=dtype, **(model or {}))  # wrong options are told before the text is read
+    vocabulary = train_tokenizer(kind, read_sources(sources), **limits)
     config = {
         "minilm": __version__,
+        "task": LANGUAGE_MODEL,
         "model": build(preset, vocab_size=vocabulary.size, seed=seed, dtype=dtype, **(model or {})).config,
-        "classifier": None,
+        "head": None,
+        "method": "full",
         "lora": None,
         "data": {"sources": sources, "validation": validation},
-        "training": defaults,
+        "training": settings,
         "seed": seed,
     }
-    runs.start_run(out, config, vocabulary)
-    return resume(out, device=device, progress=progress)
+    directory, is_new = Path(out), not Path(out).exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        encode_corpus(sources, vocabulary, directory / runs.TOKENS)
+        _language_data(directory, config)  # a text too short for the context is told now
+        runs.start_run(directory, config, vocabulary)
+    except BaseException:
+        (directory / runs.TOKENS).unlink(missing_ok=True)
+        if is_new and directory.exists():
+            directory.rmdir()
+        raise
+    return resume(directory, device=device, progress=progress)
 
 
 def finetune(
     base: str | Path,
-    source: str,
+    source: str | Path,
     out: str | Path,
     *,
     method: str = "full",
@@ -90,6 +113,7 @@ def finetune(
     text_column: str | None = None,
     label_column: str | None = None,
     max_length: int | None = None,
+    max_examples: int | None = None,
     pooling: str | None = None,
     vocab_size: int | None = None,
     min_frequency: int | None = None,
@@ -102,44 +126,278 @@ def finetune(
 ) -> Trained:
     """Train a classifier on labelled texts and write the run to `out`.
 
-    `base` is a run (its backbone and tokenizer are taken) or a preset (its backbone is drawn anew, its words are
-    counted in the training texts). `method` says what is trained: "full" everything, "head" the output layer alone,
-    "lora" low-rank updates of the linear maps and the output layer.
+    base      a run, whose backbone and tokenizer are taken, or a preset: its weights are drawn, its words counted anew
+    source    as in `text.datasets.load_labelled`; a tenth of its training texts is held out to choose the best checkpoint
+    method    "full": everything is trained; "head": the output layer alone; "lora": that, and low-rank updates of every
+              linear map that lora["targets"] names (lora: rank, alpha, targets)
+    max_length, max_examples    tokens read of each text; training texts read, all by default
+
+    Raises ValueError or OSError, before anything is written, where an argument is wrong.
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; choose {', '.join(METHODS)}")
-    columns = {"text_column": text_column, "label_column": label_column}
-    texts = load_labelled(source, split="train", **columns)
+    runs.refuse_existing(out)
+    resolve_device(device)
+    data = {
+        "source": str(source),
+        "text_column": text_column,
+        "label_column": label_column,
+        "max_examples": max_examples,
+    }
+    if Path(source).exists():
+        data["source"] = str(Path(source).resolve())
     from_run = str(base) not in PRESETS and Path(base).exists()
+    chosen = find_preset(runs.read_config(base)["model"]["preset"] if from_run else str(base))
+    settings = _training_settings(chosen, training, method if from_run or chosen.task == LANGUAGE_MODEL else None)
+    texts, _ = _training_texts(data, seed)
+    classes = len(texts.label_names)
+    head = {"classes": classes, "pooling": pooling or chosen.model.get("pooling", "mean")}
     if from_run:
-        pretrained = runs.open_run(base, device="cpu")
-        if model:
-            raise ValueError(f"the model of {base} is already built; {', '.join(model)} can't be changed now")
-        vocabulary, model_config = pretrained.tokenizer, pretrained.config["model"]
-        chosen = find_preset(model_config["preset"])
+        if model or vocab_size or min_frequency:
+            raise ValueError(
+                f"{base} is trained already: its model and vocabulary can't be changed; leave those options out"
+            )
+        vocabulary, built = load_tokenizer(Path(base) / runs.TOKENIZER), runs.read_config(base)["model"]
     else:
-        chosen = find_preset(str(base))
-        limits = {"vocab_size": vocab_size, "min_frequency": min_frequency}
-        limits = {name: chosen.training.get(name) for name in limits} | _given(limits)
-        kept = train_validation_split(texts, _HELD_OUT, seed)[0]
-        vocabulary = train_tokenizer(chosen.tokenizer, kept.texts, **_given(limits))
-        model_config = build(chosen.name, vocab_size=vocabulary.size, seed=seed, dtype=dtype, **(model or {})).config
+        limits = _vocabulary_limits(chosen, chosen.tokenizer, vocab_size, min_frequency)
+        if chosen.tokenizer == "char":
+            limits["unknown"] = True  # a character may occur in later texts only
+        vocabulary = train_tokenizer(chosen.tokenizer, texts.texts, **limits)
+        if chosen.task == CLASSIFICATION:
+            head, model = None, {**({"pooling": pooling} if pooling else {}), **(model or {})}
+        options = {"vocab_size": vocabulary.size, "classes": classes, "seed": seed, "dtype": dtype, **(model or {})}
+        built = build(chosen.name, **options).config
     config = {
         "minilm": __version__,
-        "model": model_config,
-        "classifier": {"classes": len(texts.label_names), "pooling": pooling or chosen.training.get("pooling", "last")},
-        "lora": {"rank": 8, "alpha": 16.0, "targets": ["*"], **(lora or {})} if method == "lora" else None,
+        "task": CLASSIFICATION,
+        "model": built,
+        "head": head,
         "method": method,
-        "base": str(Path(base).resolve()) if from_run else str(base),
+        "lora": {"rank": 8, "alpha": 16.0, "targets": ["*"], **(lora or {})} if method == "lora" else None,
+        "base": str(Path(base).resolve()) if from_run else None,
         "labels": list(texts.label_names),
-        "data": {"source": source if not Path(source).exists() else str(Path(source).resolve()), **columns},
-        "max_length": max_length or chosen.training.get("max_length") or model_config.get("context"),
-        "training": _classifier_training(chosen) | (training or {}),
+        "data": data,
+        "max_length": _shortest(max_length or chosen.training.get("max_length"), built.get("context")),
+        "training": settings,
         "seed": seed,
     }
-    runs.build_model(config)  # an impossible rank or pooling is told before anything is written
+    runs.build_model(config)  # an impossible rank or pooling is told now
+    _classification_data(config, vocabulary)  # and a text that the vocabulary can't hold
     runs.start_run(out, config, vocabulary)
     return resume(out, device=device, progress=progress)
 
 
-_HELD_OUT = 0.1  # of the training texts, to choose the best checkpoint
+def resume(directory: str | Path, *, device: str = "auto", progress: bool = True) -> Trained:
+    """Start or continue the training of a run, from its last checkpoint if it has one, and score its best weights."""
+    directory = Path(directory)
+    config = runs.read_config(directory)
+    xp = resolve_device(device)
+    tokenizer = load_tokenizer(directory / runs.TOKENIZER)
+    model = runs.build_model(config)
+    if config["task"] == LANGUAGE_MODEL:
+        data = _language_data(directory, config)
+    else:
+        data = _classification_data(config, tokenizer)
+        if config["base"] and not (directory / LAST).exists():
+            _load_backbone(model, config["base"])
+    trained_parameters, _ = trainable_report(model)
+    options = _options(config, data.steps_per_epoch)
+    result = train(model.to(xp), data, options, directory, resume=True, progress=progress)
+    run = runs.open_run(directory, device=device)
+    scores = {} if result.interrupted else evaluate(run)
+    return Trained(run, result, scores, trained_parameters)
+
+
+# ---- using a run
+
+
+def evaluate(
+    run: Run,
+    source: str | Path | Sequence[str | Path] | None = None,
+    *,
+    batch_size: int = 64,
+    text_column: str | None = None,
+    label_column: str | None = None,
+) -> dict[str, Any]:
+    """Scores of a run on given texts: JSON-able.
+
+    A language model: loss in nats per token, perplexity, bits per character; without a source on the end of its text
+    that was held out. A classifier: loss, accuracy, precision, recall, F1 (of the second label where there are two, else
+    macro averages), confusion matrix; without a source, or on the source that it was trained on, on the test texts.
+    """
+    if run.config["task"] == LANGUAGE_MODEL:
+        return _evaluate_language_model(run, source, batch_size)
+    texts = _test_texts(run.config, source, text_column, label_column)
+    sampler = _sampler(run.config, run.tokenizer, texts, batch_size)
+    return evaluate_classifier(run.model, sampler, batch_size, names=run.config["labels"]).to_dict()
+
+
+def predict(run: Run, texts: Sequence[str], *, batch_size: int = 64) -> list[dict[str, float]]:
+    """The probability of every label for each text, by the labels' names."""
+    like, labels, predictions = an_array_of(run.model), run.config["labels"], []
+    sequences = run.tokenizer.encode_batch(texts)
+    for first in range(0, len(sequences), batch_size):
+        part = [sequence[-run.config["max_length"] :] if run.config["max_length"] else sequence
+                for sequence in sequences[first : first + batch_size]]  # fmt: skip
+        ids, lengths = pad_sequences(part, run.tokenizer.pad_id or 0)
+        rows = to_numpy(run.model.probabilities(asarray_like(ids, like), asarray_like(lengths, like)))  # (B, K)
+        predictions += [dict(zip(labels, map(float, row), strict=True)) for row in rows]
+    return predictions
+
+
+def _evaluate_language_model(run: Run, source: Any, batch_size: int) -> dict[str, Any]:
+    context = run.config["model"]["context"]
+    if source is None:
+        _, tokens = split_tokens(open_tokens(run.directory / runs.TOKENS), run.config["data"]["validation"])
+    else:
+        tokens = encode_text(read_sources(source), run.tokenizer)
+    characters = None
+    if (
+        run.tokenizer.kind != "word"
+    ):  # words come back lower-cased, spaced anew, or not at all: their characters don't count
+        characters = len(run.tokenizer.decode(tokens[1:].tolist()))  # the first token is given, not predicted
+    return evaluate_language_model(run.model, tokens, context, batch_size, characters=characters)
+
+
+def _test_texts(
+    config: dict[str, Any], source: Any, text_column: str | None, label_column: str | None
+) -> LabelledTexts:
+    own = config["data"]
+    if source is None or str(source) == own["source"] or str(Path(source).resolve()) == own["source"]:
+        columns = {
+            "text_column": text_column or own["text_column"],
+            "label_column": label_column or own["label_column"],
+        }
+        return load_labelled(own["source"], split="test", **columns)
+    whole_file = Path(source).is_file()  # other sources say themselves which of their texts are for testing
+    columns = {"text_column": text_column, "label_column": label_column}
+    texts = load_labelled(source, split=None if whole_file else "test", **columns)
+    if list(texts.label_names) != config["labels"]:
+        raise ValueError(
+            f"{source} has the labels {', '.join(texts.label_names)}; the run knows {', '.join(config['labels'])}"
+        )
+    return texts
+
+
+# ---- data of a run: the same for a run that starts and one that continues
+
+
+def _language_data(directory: Path, config: dict[str, Any]) -> LanguageData:
+    settings, built = config["training"], config["model"]
+    tokens, held_out = split_tokens(open_tokens(directory / runs.TOKENS), config["data"]["validation"])
+    batch_size, context = settings["batch_size"], built["context"]
+    return LanguageData(
+        tokens,
+        held_out,
+        context,
+        batch_size,
+        config["seed"],
+        micro_batches=settings.get("micro_batches", 1),
+        validation_batches=max(1, VALIDATION_TOKENS // (batch_size * context)),
+        vocab_size=built["vocab_size"],
+    )
+
+
+def _classification_data(config: dict[str, Any], tokenizer: Tokenizer) -> ClassificationData:
+    settings = config["training"]
+    kept, held_out = _training_texts(config["data"], config["seed"])
+    micro_batches = settings.get("micro_batches", 1)
+    sampler = _sampler(config, tokenizer, kept, settings["batch_size"], micro_batches=micro_batches)
+    return ClassificationData(sampler, _sampler(config, tokenizer, held_out, settings["batch_size"]))
+
+
+def _sampler(
+    config: dict[str, Any], tokenizer: Tokenizer, texts: LabelledTexts, batch_size: int, **options: Any
+) -> Any:
+    return BucketSampler(
+        tokenizer.encode_batch(texts.texts),
+        texts.labels,
+        batch_size,
+        config["seed"],
+        config["max_length"],
+        pad_id=tokenizer.pad_id,
+        vocab_size=config["model"]["vocab_size"],
+        **options,
+    )
+
+
+def _training_texts(data: dict[str, Any], seed: int) -> tuple[LabelledTexts, LabelledTexts]:
+    """What a classifier is trained on, and what chooses its best checkpoint. Test texts are not among them."""
+    columns = {"text_column": data["text_column"], "label_column": data["label_column"]}
+    texts = load_labelled(data["source"], split="train", **columns)
+    if data["max_examples"] is not None and data["max_examples"] < len(texts):
+        texts = train_validation_split(texts, data["max_examples"] / len(texts), seed)[1]
+    return train_validation_split(texts, HELD_OUT, seed)
+
+
+def _load_backbone(model: Any, base: str) -> None:
+    """The backbone's weights of the run `base`; the head keeps its own, drawn for the new labels."""
+    path = next((Path(base) / name for name in (BEST, LAST) if (Path(base) / name).exists()), None)
+    if path is None:
+        raise ValueError(f"{base} has no checkpoint to start from; continue its training with --resume first")
+    tensors = load_checkpoint(path).part("model")
+    # an adapter stands in front of the layer that it wraps: backbone.x.base.weight is the run's backbone.x.weight
+    own = {name: name.replace(".base.", ".") for name in model.state() if name.startswith("backbone.")}
+    model.load_state(model.state() | {name: tensors[plain] for name, plain in own.items() if plain in tensors})
+
+
+# ---- settings
+
+
+def _training_settings(preset: Preset, given: dict[str, Any] | None, method: str | None = None) -> dict[str, Any]:
+    """The preset's training options, or those of fine-tuning by `method`, with what was `given` in their place."""
+    given = dict(given or {})
+    unknown = given.keys() - _OPTION_NAMES - _DATA_NAMES
+    if unknown:
+        raise ValueError(
+            f"training option {min(unknown)} is unknown; known are {', '.join(sorted(_OPTION_NAMES | _DATA_NAMES))}"
+        )
+    defaults = FINETUNING | ({"learning_rate": LEARNING_RATES[method]} if method else {}) if method else preset.training
+    if "steps" in given:
+        defaults = {name: value for name, value in defaults.items() if name != "epochs"}
+    elif "epochs" in given:
+        defaults = {name: value for name, value in defaults.items() if name != "steps"}
+    settings = {k: v for k, v in (defaults | given).items() if k in _OPTION_NAMES | _DATA_NAMES}
+    batch_size, epochs = settings.get("batch_size"), settings.get("epochs", 1)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+    if epochs <= 0:
+        raise ValueError(f"epochs is {epochs}, expected a number above 0")
+    TrainingOptions(**{name: value for name, value in settings.items() if name in _OPTION_NAMES})  # checks the rest
+    return settings
+
+
+FINETUNING = {
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "schedule": "linear",
+    "warmup": 50,
+    "min_lr_ratio": 0.0,
+    "clip": 1.0,
+    "batch_size": 32,
+    "epochs": 3,
+}
+LEARNING_RATES = {"full": 5e-4, "head": 5e-3, "lora": 2e-3}  # the fewer parameters, the larger steps they bear
+
+
+def _options(config: dict[str, Any], steps_per_epoch: int) -> TrainingOptions:
+    settings = {name: value for name, value in config["training"].items() if name in _OPTION_NAMES}
+    if "steps" not in settings:
+        settings["steps"] = max(1, math.ceil(config["training"]["epochs"] * steps_per_epoch))
+    settings.setdefault("warmup", 0)
+    settings["warmup"] = min(settings["warmup"], settings["steps"] // 10)  # a short run still trains at full rate
+    if config["task"] == CLASSIFICATION:
+        settings = {"eval_every": steps_per_epoch, "best": "val_accuracy"} | settings
+    return TrainingOptions(seed=config["seed"], **settings)
+
+
+def _vocabulary_limits(preset: Preset, kind: str, vocab_size: int | None, min_frequency: int | None) -> dict[str, Any]:
+    """Options of `train_tokenizer`: what the user said, else what the preset says for its own kind of tokens."""
+    said = {"vocab_size": vocab_size, "min_frequency": min_frequency}
+    if kind == preset.tokenizer:
+        said = {name: preset.training.get(name) if value is None else value for name, value in said.items()}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _shortest(*lengths: int | None) -> int | None:
+    return min((length for length in lengths if length), default=None)

@@ -12,7 +12,16 @@ from minilm.ops.convolution import conv1d, conv1d_backward
 
 # (T, K, stride, dilation): a kernel of one; even kernels, whose padding is uneven; strides that don't divide T;
 # a stride larger than the kernel, which skips steps; a field larger than T
-GEOMETRIES = [(5, 1, 1, 1), (7, 3, 1, 1), (6, 4, 1, 1), (7, 2, 2, 1), (9, 3, 2, 2), (8, 2, 1, 3), (7, 2, 4, 1), (3, 3, 1, 4)]
+GEOMETRIES = [
+    (5, 1, 1, 1),
+    (7, 3, 1, 1),
+    (6, 4, 1, 1),
+    (7, 2, 2, 1),
+    (9, 3, 2, 2),
+    (8, 2, 1, 3),
+    (7, 2, 4, 1),
+    (3, 3, 1, 4),
+]
 CASES = [
     (padding, *geometry)
     for padding in ("same", "valid", "causal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_constant():
 @pytest.mark.parametrize("name", ["cosine", "linear"])
 def test_falls_to_the_minimum(name):
     factors = [schedule(name, step, 20, 5, 0.1) for step in range(5, 30)]
-    assert all(a >= b for a, b in zip(factors, factors[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors))
     assert factors[15:] == pytest.approx([0.1] * 10)  # also beyond the end
     assert schedule(name, 10, 20, 0, 0.0) == pytest.approx(0.5)  # both are halfway down at half time
 

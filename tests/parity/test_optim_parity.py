@@ -52,4 +52,6 @@ def test_follows_pytorch(case, dtype, clip, rng):
         optimizer.step(lr)
         peer.step()
         for name, array in layer.params.items():
-            np.testing.assert_allclose(array, peers[name].detach().numpy(), rtol=1e-6, atol=1e-6, err_msg=f"{name} {step}")
+            np.testing.assert_allclose(
+                array, peers[name].detach().numpy(), rtol=1e-6, atol=1e-6, err_msg=f"{name} {step}"
+            )

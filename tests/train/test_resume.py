@@ -27,7 +27,8 @@ VARIANTS = {
 
 def start(run, options, pause=-1):
     command = [sys.executable, "-m", "tests.train.worker", str(run), json.dumps(options), str(pause)]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
 
 
 def finish(process):
@@ -59,7 +60,9 @@ def without_speed(line):
 def test_sigkill(variant, tmp_path):
     """Killed in the middle of step 14, two steps after a checkpoint and a log line, then resumed elsewhere."""
     options = OPTIONS | VARIANTS[variant]
-    train(Toy(), toy_data(options.get("micro_batches", 1)), TrainingOptions(**options), tmp_path / "whole", progress=False)
+    train(
+        Toy(), toy_data(options.get("micro_batches", 1)), TrainingOptions(**options), tmp_path / "whole", progress=False
+    )
 
     process = start(tmp_path / "killed", options, pause=14)
     assert process.stdout.readline() == "paused\n"
