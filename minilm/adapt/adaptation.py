@@ -84,7 +84,7 @@ def apply_lora(
 ) -> list[str]:
     """Freeze `model` and put a LoRA adapter on every linear map that `targets` names. Returns the adapted names.
 
-    targets     patterns over dotted names of layers ("*.self_attn.*", "backbone.rnn") or of their weights ("*.weight_hh*")
+    targets     patterns over dotted names of layers ("*.self_attn.*", "backbone.rnn") or of weights ("*.weight_hh*")
     train       patterns over names of parameters that are trained whole, with no adapter: a new head, say
     dropout     on what the adapters read; only `Linear` layers have that
     embeddings  adapt embedding tables too where a target names them; not possible where the output layer is tied to one
@@ -153,7 +153,7 @@ def lora_config(model: Layer) -> dict[str, Any] | None:
         "targets": [f"{place.name}.{name}" for place in adapters for name in place.layer.adapted],
         "train": [prefix + name for prefix, layer in owners for name in layer.params if name not in layer.frozen],
         "embeddings": any(isinstance(place.layer.base, Embedding) for place in adapters),
-        "dropout": max(getattr(place.layer, "dropout", 0.0) for place in adapters),
+        "dropout": max((p.layer.dropout for p in adapters if isinstance(p.layer, LoRALinear)), default=0.0),
     }
 
 

@@ -41,7 +41,7 @@ class LoRA(Layer):
     ) -> None:
         super().__init__()
         self.children["base"] = base
-        self.adapted, self.rank, self.alpha, self.scale = adapted, rank, alpha, alpha / rank
+        self.adapted, self.rank, self.alpha = adapted, rank, alpha
         for name in adapted:
             weight = base.params[name]
             rows, columns = matrix_shape(weight)
@@ -52,6 +52,7 @@ class LoRA(Layer):
             name_a, name_b = self.factor_names(name)
             self.params[name_a] = asarray_like(a, weight)  # (r, Cin)
             self.params[name_b] = array_namespace(weight).zeros((rows, rank), dtype=weight.dtype)  # (Cout, r)
+        self.scale = alpha / rank
         base.freeze()
 
     def __getattr__(self, name: str) -> Any:

@@ -163,7 +163,8 @@ def binary_cross_entropy_with_logits(
         w = float(w)
     else:
         array_namespace(logits, w)
-        if np.broadcast_shapes(w.shape, logits.shape) != logits.shape:
+        fits = [ours in (1, theirs) for ours, theirs in zip(w.shape[::-1], logits.shape[::-1], strict=False)]
+        if w.ndim > logits.ndim or not all(fits):
             raise ValueError(f"{op}: pos_weight {w.shape} does not broadcast to the logits {logits.shape}")
         w = w.astype(dtype)
 

@@ -67,11 +67,12 @@ class Adam(Optimizer):
         xp.multiply(scratch, 1.0 - beta2, out=scratch)
         xp.add(v, scratch, out=v)
 
+        # m̂ / (√v̂ + ε) = √c₂ / c₁ · m / (√v + √c₂ ε): the corrections move to two scalars  [section 2, last paragraph]
+        correction1, correction2 = 1.0 - beta1**self.steps, (1.0 - beta2**self.steps) ** 0.5
         xp.sqrt(v, out=scratch)
-        xp.multiply(scratch, (1.0 - beta2**self.steps) ** -0.5, out=scratch)  # √v̂
-        xp.add(scratch, self.eps, out=scratch)
+        xp.add(scratch, self.eps * correction2, out=scratch)
         xp.divide(m, scratch, out=scratch)
-        xp.multiply(scratch, lr / (1.0 - beta1**self.steps), out=scratch)
+        xp.multiply(scratch, lr * correction2 / correction1, out=scratch)
         xp.subtract(p, scratch, out=p)
 
 

@@ -5,6 +5,5 @@ tokenizers    characters, words, byte-level BPE behind one interface
 corpus        token files, memory-mapped, for language models
 datasets      labelled texts for classification, and their splits
 batching      windows of running text, buckets of similar length
-bag_of_words  sparse counts for the logistic regression
 kjv           the shipped King James Bible
 """

@@ -152,7 +152,7 @@ def train(
     """
     session = _Session(model, data, options, None if run is None else Path(run), info or {})
     session.start(resume)
-    began = time.perf_counter()
+    began = session.logged_at = time.perf_counter()
     bar = tqdm(
         total=options.steps,
         initial=session.step,
@@ -197,7 +197,7 @@ class _Session:
         self.result = TrainingResult()
         self.step = self.saved = 0  # steps done; steps done at the last checkpoint
         self.tokens = self.unlogged_tokens = 0
-        self.logged_at = time.perf_counter()
+        self.logged_at = 0.0
         self.waiting: list[tuple[Array, Array]] = []  # loss and norm of each step since the last log line
         self.shown: dict[str, str] = {}  # beside the progress bar
         self.metrics: Any = None

@@ -42,7 +42,7 @@ def test_decoder_gradient_and_library(name, rng, xp):
 
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_dropout_gradient(norm_first, rng):
-    """Four masks are drawn (attention weights, both residuals, inside the feed-forward layer); all are gone back through."""
+    """Four masks are drawn: attention weights, both residuals, inside the feed-forward layer."""
     layer = make(TransformerEncoderBlock, "float64", dropout=0.3, norm_first=norm_first)
     check_gradients(layer, rng.normal(size=(2, 4, 8)), causal=True)
 

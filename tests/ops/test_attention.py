@@ -278,6 +278,18 @@ def test_masked_positions_do_not_leak(xp, rng):
         assert all(np.array_equal(a, b) for a, b in zip((y, dq, dk, dv), results[0], strict=True))
 
 
+def test_queries_before_the_first_key_do_not_leak(xp, rng):
+    """Causal, 4 × 2: the first two queries see nothing, and NaN in them reaches no gradient."""
+    q, k, v = arrays(rng, Tq=4, Tk=2)
+    q[:, :, :2] = np.nan
+    y, cache = attention(*xp.asarrays((q, k, v)), causal=True)
+    gradients = attention_backward(xp.asarray(np.ones(y.shape)), cache)[:3]
+    for result in (y, *gradients):
+        assert np.isfinite(xp.to_numpy(result)).all()
+    assert not xp.to_numpy(y)[:, :, :2].any()
+    assert not xp.to_numpy(gradients[0])[:, :, :2].any()
+
+
 def test_bias_of_minus_infinity_is_a_mask(xp, rng):
     q, k, v = arrays(rng)
     bias = np.where(MASK, rng.normal(size=(3, 5)), -np.inf)

@@ -22,7 +22,13 @@ SHAPES = [
 def draw(rng, shape, dtype=np.float64):
     """x, gain, bias, running mean, running variance."""
     C = shape[-1]
-    arrays = rng.normal(1.0, 2.0, shape), rng.normal(size=C), rng.normal(size=C), rng.normal(size=C), rng.uniform(1, 2, C)
+    arrays = (
+        rng.normal(1.0, 2.0, shape),
+        rng.normal(size=C),
+        rng.normal(size=C),
+        rng.normal(size=C),
+        rng.uniform(1, 2, C),
+    )
     return tuple(a.astype(dtype) for a in arrays)
 
 
@@ -138,6 +144,6 @@ def test_training_needs_two_values_per_channel(shape, xp, rng):
 def test_wrong_shapes(xp, rng):
     args = list(xp.asarrays(draw(rng, (4, 3))))
     for number, name in enumerate(("gain", "bias", "running_mean", "running_var"), 1):
-        wrong = args[:number] + [xp.asarray(np.ones(2))] + args[number + 1 :]
+        wrong = [*args[:number], xp.asarray(np.ones(2)), *args[number + 1 :]]
         with pytest.raises(ValueError, match=rf"{name} has shape \(2,\), expected \(3,\)"):
             batch_norm(*wrong)

@@ -31,7 +31,7 @@ def test_definition(shape, out, with_bias, xp, rng):
     want = np.zeros((*shape[:-1], out))
     for position in np.ndindex(*shape[:-1]):
         for o in range(out):
-            want[position + (o,)] = sum(x[position] * weight[o]) + (bias[o] if with_bias else 0)
+            want[(*position, o)] = sum(x[position] * weight[o]) + (bias[o] if with_bias else 0)
     np.testing.assert_allclose(xp.to_numpy(y), want, rtol=1e-12, atol=1e-12)
 
 

@@ -33,7 +33,9 @@ def one_position(op, x, gain, bias=None):
     C = len(x)
     mean = math.fsum(x) / C if op is layer_norm else 0.0
     scale = math.sqrt(math.fsum((v - mean) ** 2 for v in x) / C + (1e-5 if op is layer_norm else 1e-6))
-    return [g * (v - mean) / scale + (0 if bias is None else bias[c]) for c, (g, v) in enumerate(zip(gain, x, strict=True))]
+    return [
+        g * (v - mean) / scale + (0 if bias is None else bias[c]) for c, (g, v) in enumerate(zip(gain, x, strict=True))
+    ]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -80,18 +80,13 @@ def test_classifier(classes, batch_size, xp, rng):
     texts = [rng.integers(0, V, length).tolist() for length in rng.integers(1, 9, size=11)]
     labels = rng.integers(0, max(2, classes), size=11)
     logits = np.array([model.embedding.weight.astype(np.float64)[text].mean(axis=0) for text in texts])  # (11, K)
-    if classes == 1:
-        logits = np.concatenate(
-            [np.zeros_like(logits), logits], axis=1
-        )  # a logistic regression is a softmax over (0, x)
+    if classes == 1:  # a logistic regression is a softmax over (0, x)
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)  # (11, 2)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
     sampler = BucketSampler(texts, labels, 4)
-    batches, names = (
-        (batch for batch, _ in sampler.sequential(batch_size)),
-        ["bad", "good", "neither"][: logits.shape[1]],
-    )
-    report = evaluate_classifier(model.to(xp.module), batches, names=names)
+    batches = (batch for batch, _ in sampler.sequential(batch_size))
+    report = evaluate_classifier(model.to(xp.module), batches, names=["bad", "good", "neither"][: logits.shape[1]])
     assert report.examples == 11
     assert report.accuracy == pytest.approx((logits.argmax(axis=1) == labels).mean())
     assert report.loss == pytest.approx(-np.log(probabilities[np.arange(11), labels]).mean(), rel=1e-5)
