@@ -1,7 +1,7 @@
 """The table of all ops, layers and models that `minilm gradcheck` prints: sizes are tiny, options are many.
 
-Names are those of ops ("attention"), of layers ("MultiHeadAttention") and of models ("gpt"). Each has several cases; each
-case checks gradients and laws. What a name needs is imported only when its turn comes.
+Names are those of ops ("attention"), of layers ("MultiHeadAttention") and of models ("gpt"). Each has several cases;
+each case checks gradients and laws. What a name needs is imported only when its turn comes.
 """
 
 from __future__ import annotations

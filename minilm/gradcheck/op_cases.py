@@ -97,6 +97,10 @@ def _softmax(name: str) -> Callable[[int], Iterator[Case]]:
         yield op("axis=0", x=op.normal(4, 3), options={"axis": 0})
         yield op("logits far apart", x=op.normal(3, 5, scale=20.0))
         yield op("one class", x=op.normal(3, 1))
+        hidden = op.normal(3, 4)
+        hidden[0], hidden[1, 2] = -np.inf, -np.inf  # a row of all -inf gives zeros
+        if name == "softmax":
+            yield op("-inf", x=hidden)
 
     return build
 

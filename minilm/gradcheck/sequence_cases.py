@@ -35,6 +35,9 @@ def attention(seed: int) -> Iterator[Case]:
     yield op("mask with an empty row", **qkv(), options={"mask": mask})
     yield op("bias (B, H, Tq, Tk)", **qkv(), bias=op.normal(B, H, Tq, Tk))
     yield op("bias (H, 1, Tk), causal, mask", **qkv(), bias=op.normal(H, 1, Tk), options={"causal": True, "mask": mask})
+    hiding = op.normal(Tq, Tk)
+    hiding[1], hiding[2, 3] = -np.inf, -np.inf  # a mask written as a bias, with an empty row
+    yield op("bias (Tq, Tk) with -inf", **qkv(), bias=hiding)
     yield op("4 heads on 2 key heads", **qkv(heads=4), options={"causal": True})
     yield op("4 heads on 1 key head, bias", **qkv(heads=4, kv_heads=1), bias=op.normal(4, Tq, Tk))
     yield op("dropout", **qkv(), options={"dropout": 0.3, "rng": generator(seed, 2)})

@@ -375,7 +375,9 @@ def test_forgotten_none(rng):
 def test_wrt_selects_by_name_and_position(rng):
     args = toys.inputs(rng, *toys.NORM)
     for wrt in ["gain", ("gain",), 1, (1,), [-2]]:
-        assert {row.argument for row in gradcheck(toys.layer_norm, toys.layer_norm_backward, args, wrt=wrt).rows} == {"gain"}
+        assert {row.argument for row in gradcheck(toys.layer_norm, toys.layer_norm_backward, args, wrt=wrt).rows} == {
+            "gain"
+        }
     backward = change(toys.layer_norm_backward, 0, lambda g, dy, c: -g)
     assert gradcheck(toys.layer_norm, backward, args, wrt=("gain", "bias"))
     with pytest.raises(ValueError, match="x, gain, bias"):
