@@ -94,9 +94,10 @@ def apply_lora(
     rank outside 1..min(Cout, Cin) of a matched weight, or options out of range.
     """
     targets, train = _patterns("targets", targets), _patterns("train", train)
-    if not isinstance(rank, int) or rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
+    if not isinstance(rank, int) or rank < 1 or not 0 < alpha < float("inf") or not 0 <= dropout < 1:
         raise ValueError(
-            f"LoRA: expected an integer rank >= 1, alpha > 0 and 0 <= dropout < 1; got {rank}, {alpha}, {dropout}"
+            f"LoRA: expected an integer rank >= 1, a finite alpha > 0 and 0 <= dropout < 1; got rank {rank}, "
+            f"alpha {alpha}, dropout {dropout}"
         )
     _refuse_adapted(model)
     if embeddings and any(getattr(layer, "tied", False) for _, layer in model.walk()):

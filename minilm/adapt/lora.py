@@ -191,8 +191,8 @@ class LoRAWeights(LoRA):
     def backward(self, dy: Any, cache: LoRAWeightsCache, *, need_dx: bool = True) -> tuple[Any, Gradients]:
         layer = cache.layer.with_params()
         # Where A and B are both frozen, so is W', and G is not formed.
-        used = {name for name in self.adapted if not self.frozen.issuperset(self.factor_names(name))}
-        layer.frozen = self.base.frozen - used
+        used = [name for name in self.adapted if not self.frozen.issuperset(self.factor_names(name))]
+        layer.frozen = self.base.frozen.difference(used)
         dx, grads = layer.backward(dy, cache.cache, need_dx=need_dx)
         own: Gradients = {}
         for name in used:
@@ -201,7 +201,10 @@ class LoRAWeights(LoRA):
                 del grads[name]
             a, b = cache.factors[name]
             name_a, name_b = self.factor_names(name)
-            own |= self.grads(**{name_a: b.T @ gradient, name_b: gradient @ a.T})  # (r, Cin), (Cout, r)
+            if name_a not in self.frozen:
+                own[name_a] = b.T @ gradient  # (r, Cin)
+            if name_b not in self.frozen:
+                own[name_b] = gradient @ a.T  # (Cout, r)
         return dx, merge(own, grads, "base.")
 
 

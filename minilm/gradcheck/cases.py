@@ -94,7 +94,10 @@ def _rows(name: str, case: Case, seed: int) -> Iterator[Row]:
     worst: dict[str, Row] = {}
     for row in report.rows:
         error = row.rel_error if math.isfinite(row.rel_error) else None
-        new = Row(name, row.argument, row.method, error, row.passed, case.label, row.note)
+        note = (
+            row.note if row.passed or error is None else f"analytic {row.analytic}, numeric {row.numeric}; {row.note}"
+        )
+        new = Row(name, row.argument, row.method, error, row.passed, case.label, note)
         old = worst.get(row.argument)
         if old is None or (not new.passed, new.max_rel_error or 0.0) > (not old.passed, old.max_rel_error or 0.0):
             worst[row.argument] = new

@@ -128,7 +128,7 @@ class _Laws:
             self.fail("arguments kept", f"{which} writes to the argument {self.arguments.names[number]}")
 
     def kinds(self) -> None:
-        for name, gradient in self.grads(fresh(self.dy), self.cache).items():
+        for name, gradient in self.grads(fresh(self.dy), self.run(self.arguments.values)[1]).items():
             argument = self.arguments[name]
             wrong = wrong_kind(gradient, argument)
             if wrong is None and gradient.dtype != argument.dtype:

@@ -18,7 +18,8 @@ class Maker:
 
     def __init__(self, name: str, module: str, seed: int, **always: Any) -> None:
         self.make = getattr(importlib.import_module(f"minilm.layers.{module}"), name)
-        self.rng, self.always = generator(seed, 3), {"rng": generator(seed, 4), "dtype": "float64"} | always
+        self.seed, self.rng = seed, generator(seed, 3)
+        self.always = {"rng": generator(seed, 4), "dtype": "float64"} | always
 
     def normal(self, *shape: int) -> np.ndarray:
         return self.rng.standard_normal(shape)
@@ -26,8 +27,9 @@ class Maker:
     def __call__(
         self, label: str, x: np.ndarray, *sizes: Any, forward: dict[str, Any] | None = None, **options: Any
     ) -> Case:
-        layer = self.make(*sizes, **{k: v for k, v in (self.always | options).items() if v is not _LEFT_OUT})
-        return Case(label, lambda seed: check_layer(moved(layer, seed), x, seed=seed, **(forward or {})))
+        given = {name: value for name, value in (self.always | options).items() if value is not _LEFT_OUT}
+        layer = moved(self.make(*sizes, **given), self.seed)
+        return Case(label, lambda seed: check_layer(layer, x, seed=seed, **(forward or {})))
 
 
 _LEFT_OUT: Any = object()  # in place of an option that a class does not have

@@ -98,6 +98,8 @@ def central_difference(problem: Problem, name: str, v: np.ndarray, *, quick: boo
             finer = row[-1]
             row.append((factor * finer - coarser) / (factor - 1))
             error = max(abs(row[-1] - finer), abs(row[-1] - coarser))
+            if not quick:  # two neighbours may meet by chance: the entry of this order one step back must be near too
+                error = max(error, abs(row[-1] - previous[order])) if order < len(previous) else np.inf
             if error <= best.error:  # never true of NaN
                 best = Estimate(row[-1], size, error)
         good_enough = 1e5 * problem.eps * max(abs(best.value), 0.1 * best.terms, 1e-4 * problem.natural)

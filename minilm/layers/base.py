@@ -177,6 +177,15 @@ def merge(into: Gradients, more: Gradients, prefix: str = "") -> Gradients:
     return into
 
 
+def bind(layer: Layer, x: Any, **options: Any) -> tuple[Any, Callable[[Any], tuple[Any, Gradients]]]:
+    """(y, backward): the layer's forward, and its backward as a function of dy alone.
+
+    y, backward = bind(layer, x);  dx, grads = backward(dy)
+    """
+    y, cache = layer.forward(x, **options)
+    return y, lambda dy: layer.backward(dy, cache)
+
+
 def chain_forward(layers: dict[str, Layer], x: Any, *, train: bool = True, rng: Any = None) -> tuple[Any, list[Any]]:
     """x through `layers` in their order. Returns y and the list of caches."""
     caches = []

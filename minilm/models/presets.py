@@ -22,6 +22,7 @@ import numpy as np
 from minilm.backend import DTYPES, generator
 from minilm.layers.base import Layer
 from minilm.models.backbone import Backbone, positive
+from minilm.models.bag_of_words import BagOfWords
 from minilm.models.classifier import TextClassifier
 from minilm.models.language_model import LanguageModel
 from minilm.models.recurrent_backbone import RecurrentBackbone
@@ -63,6 +64,7 @@ OPTIONS = {
     "pooling": 'the text\'s vector is the "last" state, the "mean" or the "max" over its tokens',
     "positions": '"learned", "sinusoidal", "rotary", "alibi" or "none"',
     "tied": "the output layer is the embedding's matrix; a recurrent model needs embedding_size equal to width then",
+    "weighting": 'a word counts once ("binary"), as often as it occurs ("count"), or as its share ("frequency")',
     "width": "channels of the hidden vectors; of a bidirectional model, in each direction",
 }
 
@@ -195,6 +197,15 @@ _ALL = [
         _CLASSIFIER_TRAINING | {"vocab_size": 10000, "max_length": 100},
         "word",
     ),
+    Preset(
+        "bag-of-words",
+        "classification",
+        "logistic regression on which words occur: no order, no depth, the baseline for all others",
+        "the first step of the ladder from bags of words to Transformers",
+        {"weighting": "binary"},
+        _CLASSIFIER_TRAINING | {"optimizer": "adamw", "learning_rate": 1e-2, "weight_decay": 0.1, "max_length": None},
+        "word",
+    ),
 ]
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}
 
@@ -221,11 +232,14 @@ def build(
     settings = chosen.model | options
     _check(chosen, settings, vocab_size, classes, seed, dtype)
     rng = generator(seed)
-    backbone = _backbone(chosen, settings, vocab_size, rng, dtype)
-    if chosen.task == "language-model":
-        bias = settings.get("bias", True)
-        model: Layer = LanguageModel(backbone, tied=settings["tied"], bias=bias, rng=rng, dtype=dtype)
+    model: Layer
+    if preset == "bag-of-words":
+        model = BagOfWords(vocab_size, classes, **settings, dtype=dtype)
+    elif chosen.task == "language-model":
+        backbone = _backbone(chosen, settings, vocab_size, rng, dtype)
+        model = LanguageModel(backbone, tied=settings["tied"], bias=settings.get("bias", True), rng=rng, dtype=dtype)
     else:
+        backbone = _backbone(chosen, settings, vocab_size, rng, dtype)
         model = TextClassifier(backbone, classes, settings["pooling"], rng, dtype=dtype)
     model.config = {
         "preset": preset, "vocab_size": vocab_size, "classes": classes, "seed": seed, "dtype": dtype, **settings
@@ -258,7 +272,7 @@ def _check(preset: Preset, settings: dict[str, Any], vocab_size: int, classes: i
             raise ValueError(f"{name} is {value!r}, expected true or false")
         if isinstance(default, str) and not isinstance(value, str):
             raise ValueError(f"{name} is {value!r}, expected a text like {default!r}")
-    heads, least = settings["heads"], 0 if "embedding_size" in settings else 1
+    heads, least = settings.get("heads", 1), 0 if "embedding_size" in settings else 1
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < least:
         raise ValueError(f"heads is {heads!r}, expected an integer of at least {least}")
     for name in ("dropout", "embedding_std", "embedding_bound"):

@@ -18,6 +18,6 @@ def describe(model: Layer) -> str:
         shape = " x ".join(str(size) for size in array.shape) or "scalar"
         rows.append((name, shape, f"{array.size:,}", "" if name in trainable else "frozen"))
     total, trained = num_parameters(model), num_parameters(model, trainable=True)
-    rows.append(("total", "", f"{total:,}", "" if trained == total else f"{trained:,} trained"))
+    rows.append(("all parameters", "", f"{total:,}", "" if trained == total else f"{trained:,} trained"))
     names, shapes, counts = (max(len(row[column]) for row in rows) for column in range(3))
     return "\n".join(f"{a:<{names}}  {b:<{shapes}}  {c:>{counts}}  {d}".rstrip() for a, b, c, d in rows)

@@ -133,6 +133,7 @@ def test_the_same_seed_draws_the_same_adapters():
         ({"rank": 0}, "integer rank >= 1"),
         ({"rank": 2.0}, "integer rank >= 1"),
         ({"alpha": 0.0}, "alpha > 0"),
+        ({"alpha": float("nan")}, "finite alpha > 0"),
         ({"dropout": 1.0}, "0 <= dropout < 1"),
         ({"dropout": 0.1}, "dropout 0.1 is not defined for backbone.rnn.weight_ih_l0"),
         ({"train": ("tail.*",)}, r"no parameter matches tail.\*; there are backbone.embedding.weight"),

@@ -72,6 +72,16 @@ def test_pooling_takes_what_it_says(xp):
         assert dhidden.shape == hidden.shape and not dhidden[1, 1:].any()
 
 
+@pytest.mark.parametrize("name", ["lstm-classifier", "bilstm-classifier"])
+def test_last_is_the_final_state_of_each_direction(name):
+    model, data = make(name), batch()
+    x, _ = model.backbone.embedding.forward(data.ids, train=False)
+    (_, (h, _)), _ = model.backbone.rnn.forward(x, lengths=data.lengths, train=False)
+    want, _ = model.head.forward(np.concatenate(list(h), axis=-1), train=False)
+    got, _ = model.forward(data.ids, lengths=data.lengths, train=False)
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
 def test_max_of_equal_values_takes_the_first():
     _, cache = pool(np.ones((1, 3, 2)), None, "max")
     np.testing.assert_array_equal(cache.weights[0, :, 0], [1, 0, 0])

@@ -1,4 +1,4 @@
-"""Generation: greedy and sampled, limited and cropped, the same with and without the state."""
+"""Generation: greedy and sampled, limited and cropped, the same with and without a state."""
 
 import itertools
 
@@ -11,28 +11,35 @@ from tests.models.tiny import LANGUAGE_MODELS, V, make
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.25, 0.2]))
 
 
-def greedy(model, prompt, count):
+def lively(name):
+    """A model whose next token depends on many before it: with its initial weights it would hardly."""
+    model, rng = make(name), np.random.default_rng(0)
+    for _, layer in model.walk():
+        for array in layer.params.values():
+            array += 0.5 * rng.normal(size=array.shape)
+    return model
+
+
+def by_full_forwards(model, prompt, count, seed, **options):
     """Each token from a full forward over the last `context` tokens: what generation has to give."""
-    tokens = list(prompt)
+    tokens, rng = list(prompt), np.random.default_rng(seed)
     for _ in range(count):
         seen = tokens if model.context is None else tokens[-model.context :]
         logits, _ = model.forward(np.array([seen]), train=False)
-        tokens.append(int(logits[0, -1].argmax()))
+        tokens.append(sample(logits[0, -1], rng=rng, **options))
     return tokens[len(prompt) :]
 
 
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [6, 5, 4, 3, 2, 1]], ids=["short", "full"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
-def test_greedy_equals_full_forwards(name, xp):
+def test_equals_full_forwards(name, temperature, prompt, xp):
     """12 tokens pass the end of the context (6) where there is one: from there on the text is cropped."""
-    model = make(name)
-    want = greedy(model, [1, 2, 3], 12)
-    assert list(generate(model.to(xp.module), [1, 2, 3], 12, temperature=0)) == want
-
-
-def test_full_context_prompt():
-    model = make("gpt")
-    prompt = [1, 2, 3, 4, 5, 6]
-    assert list(generate(model, prompt, 3, temperature=0)) == greedy(model, prompt, 3)
+    model = lively(name)
+    want = by_full_forwards(model, prompt, 12, seed=1, temperature=temperature)
+    assert temperature == 0 or len(set(want)) > 3
+    got = generate(model.to(xp.module), prompt, 12, temperature=temperature, rng=np.random.default_rng(1))
+    assert list(got) == want
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_k": 3}, {"top_p": 0.8}])
