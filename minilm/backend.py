@@ -47,8 +47,8 @@ def array_namespace(*arrays: Array | None) -> ModuleType:
     if "numpy" in present and "cupy" in present:
         odd = libraries.index("numpy")
         raise TypeError(
-            f"NumPy and CuPy arrays are mixed in one call: array argument {odd + 1} is a numpy.ndarray, others are on the "
-            "GPU; move it with cupy.asarray(array), or move the others with cupy.asnumpy(array)"
+            f"NumPy and CuPy arrays are mixed in one call: array argument {odd + 1} is a numpy.ndarray, others are "
+            "on the GPU; move it with cupy.asarray(array), or move the others with cupy.asnumpy(array)"
         )
     return sys.modules[present[0]]
 

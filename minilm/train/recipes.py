@@ -126,8 +126,8 @@ def finetune(
 ) -> Trained:
     """Train a classifier on labelled texts and write the run to `out`.
 
-    base      a run, whose backbone and tokenizer are taken, or a preset: its weights are drawn, its words counted anew
-    source    as in `text.datasets.load_labelled`; a tenth of its training texts is held out to choose the best checkpoint
+    base      a run, whose backbone and tokenizer are taken, or a preset, whose weights are drawn and words counted anew
+    source    as in `text.datasets.load_labelled`; a tenth of its training texts is held out to choose the checkpoint
     method    "full": everything is trained; "head": the output layer alone; "lora": that, and low-rank updates of every
               linear map that lora["targets"] names (lora: rank, alpha, targets)
     max_length, max_examples    tokens read of each text; training texts read, all by default
@@ -222,14 +222,15 @@ def evaluate(
     """Scores of a run on given texts: JSON-able.
 
     A language model: loss in nats per token, perplexity, bits per character; without a source on the end of its text
-    that was held out. A classifier: loss, accuracy, precision, recall, F1 (of the second label where there are two, else
-    macro averages), confusion matrix; without a source, or on the source that it was trained on, on the test texts.
+    that was held out. A classifier: loss, accuracy, precision, recall, F1 (of the second label where there are two,
+    else macro averages), confusion matrix; without a source, or on the one that it was trained on, on the test texts.
     """
     if run.config["task"] == LANGUAGE_MODEL:
         return _evaluate_language_model(run, source, batch_size)
     texts = _test_texts(run.config, source, text_column, label_column)
     sampler = _sampler(run.config, run.tokenizer, texts, batch_size)
-    return evaluate_classifier(run.model, sampler, batch_size, names=run.config["labels"]).to_dict()
+    batches = (batch for batch, _ in sampler.sequential())
+    return evaluate_classifier(run.model, batches, names=run.config["labels"]).to_dict()
 
 
 def predict(run: Run, texts: Sequence[str], *, batch_size: int = 64) -> list[dict[str, float]]:
@@ -335,7 +336,7 @@ def _load_backbone(model: Any, base: str) -> None:
     path = next((Path(base) / name for name in (BEST, LAST) if (Path(base) / name).exists()), None)
     if path is None:
         raise ValueError(f"{base} has no checkpoint to start from; continue its training with --resume first")
-    tensors = load_checkpoint(path).part("model")
+    tensors = load_checkpoint(path).model_tensors()
     # an adapter stands in front of the layer that it wraps: backbone.x.base.weight is the run's backbone.x.weight
     own = {name: name.replace(".base.", ".") for name in model.state() if name.startswith("backbone.")}
     model.load_state(model.state() | {name: tensors[plain] for name, plain in own.items() if plain in tensors})

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 
+import numpy as np
 import pytest
 
 from minilm.cli import main
+from minilm.train.checkpoint import load_checkpoint
 
-VERSES = "\n".join(
-    f"And the {beast} of the {place} went up by night, and it was good." for beast in ("lamb", "lion", "dove", "ox")
-    for place in ("hill", "river", "city", "field", "garden", "desert")
-) + "\n"  # fmt: skip
+BEASTS, PLACES = ("lamb", "lion", "dove", "ox"), ("hill", "river", "city", "field", "garden", "desert")
+VERSES = "".join(
+    f"And the {beast} of the {place} went up by night, and it was good.\n" for beast in BEASTS for place in PLACES
+)
 
 SMALL = ["--layers", "1", "--heads", "2", "--width", "16", "--context", "16", "--device", "cpu", "--quiet"]
 
@@ -23,7 +26,8 @@ def folder(tmp_path_factory):
     rows = ["text,label"]
     for number in range(60):
         good = number % 2
-        rows.append(f'"{"a fine, warm film" if good else "a dull, cold film"} number {number}",{"good" if good else "bad"}')
+        film, label = ("a fine, warm film", "good") if good else ("a dull, cold film", "bad")
+        rows.append(f'"{film} for {BEASTS[number % 4]} and {PLACES[number % 6]}",{label}')
     (folder / "reviews.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -40,9 +44,18 @@ def language_run(folder):
 def classifier_run(folder, language_run):
     run = folder / "classifier"
     data = ["--data", str(folder / "reviews.csv"), "--out", str(run)]
-    training = ["--epochs", "3", "--batch-size", "8", "--device", "cpu", "--quiet"]
+    training = ["--epochs", "15", "--batch-size", "8", "--learning-rate", "0.01", "--device", "cpu", "--quiet"]
     assert main(["finetune", "lstm-classifier", *data, *training]) == 0
     return run
+
+
+@pytest.fixture
+def verses_csv(tmp_path):
+    """Labelled texts in the characters that the language model knows."""
+    rows = [f"And the {beast} of the {place},{beast in BEASTS[:2]}" for beast in BEASTS for place in PLACES]
+    path = tmp_path / "verses.csv"
+    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    return path
 
 
 def test_a_run_holds_all_that_is_needed(language_run):
@@ -85,13 +98,17 @@ def test_classifier_learns_evaluates_and_predicts(classifier_run, folder, capsys
 
 
 @pytest.mark.parametrize("method", ["full", "head", "lora"])
-def test_finetune_from_a_pretrained_run(method, language_run, folder, tmp_path, capsys):
-    data = ["--data", str(folder / "reviews.csv"), "--out", str(tmp_path / "run"), "--method", method]
-    training = ["--epochs", "1", "--batch-size", "8", "--device", "cpu", "--quiet", "--rank", "2"]
-    assert main(["finetune", str(language_run), *data, *training]) in (0, 2)
-    # characters that the run's vocabulary lacks are told, not guessed: the digits and the comma's neighbours
-    err = capsys.readouterr().err
-    assert err == "" or "vocabulary" in err
+def test_finetune_from_a_pretrained_run(method, language_run, verses_csv, tmp_path):
+    data = ["--data", str(verses_csv), "--out", str(tmp_path / "run"), "--method", method]
+    training = ["--epochs", "2", "--batch-size", "4", "--device", "cpu", "--quiet", "--rank", "2"]
+    assert main(["finetune", str(language_run), *data, *training]) == 0
+    before = load_checkpoint(language_run / "best.safetensors").model_tensors()
+    after = load_checkpoint(tmp_path / "run" / "last.safetensors").model_tensors()
+    backbone = {name.replace(".base.", "."): array for name, array in after.items() if ".lora" not in name}
+    backbone = {name: array for name, array in backbone.items() if name.startswith("backbone.")}
+    assert backbone.keys() == {name for name in before if name.startswith("backbone.")}
+    same = [np.array_equal(array, before[name]) for name, array in backbone.items()]
+    assert all(same) if method != "full" else not any(same)
 
 
 def test_info_of_a_run_of_a_preset_and_of_nothing(language_run, capsys):
@@ -118,9 +135,8 @@ def test_gradcheck_of_one_op(capsys):
 
 
 def test_gradcheck_exits_1_when_a_gradient_is_wrong(monkeypatch, capsys):
-    from minilm.ops import softmax
-
-    right = softmax.softmax_backward
-    monkeypatch.setattr(softmax, "softmax_backward", lambda dy, cache: 1.001 * right(dy, cache))
+    module = sys.modules["minilm.ops.softmax"]  # as an attribute of the package, the name is the op's
+    right = module.softmax_backward
+    monkeypatch.setattr(module, "softmax_backward", lambda dy, cache: 1.001 * right(dy, cache))
     assert main(["gradcheck", "softmax"]) == 1
     assert "softmax" in capsys.readouterr().out

@@ -84,7 +84,12 @@ def test_checkpoint_truncated_at_any_byte(language_run, tmp_path, capsys):  # no
 
 
 def test_foreign_files_in_a_run(language_run, tmp_path, capsys):  # noqa: F811
-    for name, content in (("config.json", "{"), ("config.json", "[]"), ("tokenizer.json", "{}"), ("tokenizer.json", "")):
+    for name, content in (
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", ""),
+    ):
         run = tmp_path / "run"
         shutil.copytree(language_run, run, dirs_exist_ok=True)
         (run / name).write_text(content)

@@ -19,6 +19,7 @@ def lstm(inputs, hidden, layers=1, directions=1):
 
 
 SIZES = {
+    "bag-of-words": 65 + 1,
     "gpt": 65 * 128 + 64 * 128 + 4 * (3 * 128 * 128 + 128 * 128 + 2 * 512 * 128 + 2 * 128) + 128,
     "lstm-lm": 65 * 256 + lstm(256, 512, 2) + 513 * 65,
     "attention-lstm-lm": 65 * 512 + 4 * 512 * 513 + lstm(512, 512, 2) + 513 * 65,
@@ -49,6 +50,12 @@ def test_config_rebuilds_the_model(name):
         np.testing.assert_array_equal(array, want[key])
 
 
+def test_bag_of_words():
+    model = build("bag-of-words", vocab_size=V, classes=3, weighting="count")
+    assert model.weighting == "count" and model.weight.shape == (V, 3)
+    assert build(**json.loads(json.dumps(model.config))).config == model.config
+
+
 def test_seeds_differ():
     one, other = make("gpt", seed=1), make("gpt", seed=2)
     assert (one.backbone.embedding.weight != other.backbone.embedding.weight).any()
@@ -75,7 +82,7 @@ def test_training_options_name_how_long():
     ("name", "options", "message"),
     [
         ("gtp", {}, "did you mean 'gpt'.*bilstm-classifier"),
-        ("zzz", {}, "unknown; known are gpt"),
+        ("zzz", {}, "unknown; known are .*conv-lstm-classifier"),
         ("gpt", {"layer": 3}, "did you mean 'layers'.*activation"),
         ("gpt", {"bidirectional": True}, "option of gpt 'bidirectional' is unknown"),
         ("lstm-lm", {"bidirectional": True}, "unknown"),
@@ -102,6 +109,8 @@ def test_training_options_name_how_long():
         ("lstm-lm", {"tied": True}, "tied=False"),
         ("attention-lstm-lm", {"heads": 7}, "multiple of the number of heads, 7"),
         ("lstm-classifier", {"pooling": "first"}, "mean"),
+        ("bag-of-words", {"weighting": "tf"}, "binary"),
+        ("bag-of-words", {"width": 3}, "option of bag-of-words 'width' is unknown"),
         ("lstm-classifier", {"initialization": "zeros"}, "orthogonal"),
         ("lstm-classifier", {"embedding_bound": -1}, "embedding_bound is -1"),
         ("lstm-classifier", {"positions": "learned"}, "context"),
