@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,42 +72,35 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out) if arguments.out else _free_directory(Path("minilm-demo"))
     common = {"seed": arguments.seed, "device": arguments.device, "progress": sys.stderr.isatty()}
 
-    print(
-        f"1. Pretraining a GPT of {scale.model['layers']} layers on the King James Bible, {scale.pretraining['steps']} steps"
-    )
-    pretrained = recipes.pretrain(
-        "gpt", ["kjv"], out / "pretrained", tokenizer="bpe", vocab_size=2048, model=scale.model,
-        training=scale.pretraining, **common,
-    )  # fmt: skip
+    layers, steps = scale.model["layers"], scale.pretraining["steps"]
+    print(f"1. Pretraining a GPT of {layers} layers on the King James Bible, {steps} steps")
+    options = {"tokenizer": "bpe", "vocab_size": 2048, "model": scale.model, "training": scale.pretraining}
+    pretrained = recipes.pretrain("gpt", ["kjv"], out / "pretrained", **options, **common)
     scores, result = pretrained.scores, pretrained.result
-    print(
-        f"   {pretrained.trained_parameters:,} parameters, {result.seconds:.0f} s, {result.tokens_per_second:,.0f} tokens/s\n"
-        f"   held-out text: perplexity {scores['perplexity']:.1f} per token, {scores['bits_per_character']:.2f} bits per character"
-    )
+    speed = f"{result.seconds:.0f} s, {result.tokens_per_second:,.0f} tokens/s"
+    bits = f"{scores['bits_per_character']:.2f} bits per character"
+    print(f"   {pretrained.trained_parameters:,} parameters, {speed}")
+    print(f"   held-out text: perplexity {scores['perplexity']:.1f} per token, {bits}")
 
     print("\n2. What it writes")
     for prompt in PROMPTS:
         print(f"   {_sample(pretrained.run, prompt, scale.samples, arguments.seed)}")
 
-    print(
-        "\n3. Fine-tuning: Old or New Testament? Real labels that come with the text, test verses never seen with a label"
-    )
-    training = {"epochs": scale.epochs}
-    tuned = {
-        "bag of words": recipes.finetune("bag-of-words", "kjv-testament", out / "bag-of-words",
-                                         max_examples=scale.examples, **common),
-        **{
-            name: recipes.finetune(out / "pretrained", "kjv-testament", out / method, method=method, pooling="mean",
-                                   max_examples=scale.examples, training=training, **common)
-            for name, method in (("head only", "head"), ("LoRA", "lora"), ("all parameters", "full"))
-        },
-    }  # fmt: skip
+    print(f"\n3. Old or New Testament? {scale.examples:,} verses with their real labels, scores on others")
+    tuned = {}
+    for name, base, options in (
+        ("bag of words", "bag-of-words", {}),
+        ("head only", out / "pretrained", {"method": "head", "pooling": "mean", "training": {"epochs": scale.epochs}}),
+        ("LoRA", out / "pretrained", {"method": "lora", "pooling": "mean", "training": {"epochs": scale.epochs}}),
+        ("all parameters", out / "pretrained", {"pooling": "mean", "training": {"epochs": scale.epochs}}),
+    ):
+        where = out / name.replace(" ", "-").lower()
+        tuned[name] = recipes.finetune(base, "kjv-testament", where, max_examples=scale.examples, **options, **common)
     _print_comparison(tuned)
     _draw(out, pretrained, tuned)
-    print(
-        f"\n{time.perf_counter() - began:.0f} s in all. Next: minilm generate {out / 'pretrained'} --prompt 'And God said'"
-    )
-    print(f"                 minilm predict {out / 'full'} 'Blessed are the meek: for they shall inherit the earth.'")
+    print(f"\n{time.perf_counter() - began:.0f} s in all. Try next")
+    print(f"   minilm generate {out / 'pretrained'} --prompt 'And God said'")
+    print(f"   minilm predict {out / 'all-parameters'} 'Blessed are the meek: for they shall inherit the earth.'")
     return 0
 
 
@@ -138,14 +132,15 @@ def _print_comparison(tuned: dict[str, Trained]) -> None:
                 f"{trained.result.seconds:.0f}",
             )
         )
-    print(table(("   method", "accuracy", "precision", "recall", "F1", "trained parameters", "seconds"),
-                [(f"   {row[0]}", *row[1:]) for row in rows]))  # fmt: skip
+    columns = ("method", "accuracy", "precision", "recall", "F1", "trained parameters", "seconds")
+    print(textwrap.indent(table(columns, rows), "   "))
     counts = {name: scores["examples"] for name, scores in next(iter(tuned.values())).scores["classes"].items()}
     largest = max(counts, key=counts.__getitem__)
+    share, tested = counts[largest] / sum(counts.values()), sum(counts.values())
     print(
-        f"   precision, recall and F1 are means over both testaments; always saying {largest!r} would be right for "
-        f"{counts[largest] / sum(counts.values()):.3f} of the {sum(counts.values()):,} test verses"
+        f"   precision, recall, F1: means over both testaments. Always saying {largest!r} is right for {share:.3f} of the"
     )
+    print(f"   {tested:,} test verses.")
 
 
 def _draw(out: Path, pretrained: Trained, tuned: dict[str, Trained]) -> None:

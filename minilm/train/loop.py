@@ -30,14 +30,12 @@ from tqdm import tqdm
 from minilm import __version__
 from minilm.backend import Array, generator, to_numpy
 from minilm.layers.base import Layer
-from minilm.optim.adam import Adam, AdamW
 from minilm.optim.flat import find_nonfinite
 from minilm.optim.optimizer import Optimizer
-from minilm.optim.schedules import SCHEDULES, schedule
-from minilm.optim.sgd import SGD
 from minilm.train.checkpoint import load_checkpoint, replace_file, save_checkpoint
 from minilm.train.data import TrainingData, terms_of
 from minilm.train.evaluation import batch_like
+from minilm.train.options import OPTIMIZERS, TrainingOptions
 
 DROPOUT_STREAM = 1  # of the generators: (seed, stream, step, micro-batch); the order of the data has its own
 METRICS, LAST, BEST = "metrics.jsonl", "last.safetensors", "best.safetensors"
@@ -46,77 +44,6 @@ METRICS, LAST, BEST = "metrics.jsonl", "last.safetensors", "best.safetensors"
 class TrainingDiverged(ValueError):
     """The loss or a gradient is NaN or infinite. The checkpoints are from before."""
 
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train. Raises ValueError, naming the option, for a value that makes no sense.
-
-    `eval_every`, `checkpoint_every`: 0 means at the end only. `clip` 0: no clipping. `min_lr_ratio` is the part of the
-    learning rate that is left at the last step. `micro_batches` batches make one step.
-    """
-
-    steps: int = 1000
-    learning_rate: float = 1e-3
-    micro_batches: int = 1
-    optimizer: str = "adamw"
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    momentum: float = 0.9  # of sgd
-    nesterov: bool = False  # of sgd
-    schedule: str = "cosine"
-    warmup: int = 0
-    min_lr_ratio: float = 0.1
-    clip: float = 1.0
-    eval_every: int = 250
-    checkpoint_every: int = 250
-    log_every: int = 10
-    seed: int = 0
-    best: str = "val_loss"
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("steps", 1),
-            ("micro_batches", 1),
-            ("log_every", 1),
-            ("warmup", 0),
-            ("eval_every", 0),
-            ("checkpoint_every", 0),
-            ("seed", 0),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        for name in ("learning_rate", "weight_decay", "eps", "momentum", "min_lr_ratio", "clip"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-        if self.min_lr_ratio > 1:
-            raise ValueError(f"min_lr_ratio is a part of the learning rate, at most 1, got {self.min_lr_ratio!r}")
-        for name, choices in (
-            ("optimizer", tuple(OPTIMIZERS)),
-            ("schedule", tuple(SCHEDULES)),
-            ("best", ("val_loss", "val_accuracy")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose {', '.join(choices)}")
-        betas = tuple(self.betas) if isinstance(self.betas, tuple | list) else ()
-        if len(betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be two numbers, at least 0 and below 1, got {self.betas!r}")
-        object.__setattr__(self, "betas", betas)  # JSON gives a list
-        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
-            raise ValueError("nesterov needs a momentum above 0")
-
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of step 0, 1, …"""
-        return self.learning_rate * schedule(self.schedule, step, self.steps, self.warmup, self.min_lr_ratio)
-
-
-OPTIMIZERS = {
-    "adamw": lambda layer, o: AdamW(layer, o.learning_rate, o.betas, o.eps, o.weight_decay),
-    "adam": lambda layer, o: Adam(layer, o.learning_rate, o.betas, o.eps, o.weight_decay),
-    "sgd": lambda layer, o: SGD(layer, o.learning_rate, o.momentum, o.nesterov, o.weight_decay),
-}
 
 # A run may be continued with other values of these; any other would make it another run.
 FREE_ON_RESUME = {"steps", "eval_every", "checkpoint_every", "log_every"}
@@ -130,7 +57,7 @@ class TrainingResult:
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     best: dict[str, Any] | None = None
     seconds: float = 0.0  # of this call
-    tokens_per_second: float = 0.0
+    tokens_per_second: float = 0.0  # while training, validations left out
     interrupted: bool = False
 
 
@@ -177,7 +104,7 @@ def train(
     result = session.result
     result.step = session.step
     result.seconds = time.perf_counter() - began
-    result.tokens_per_second = session.tokens / max(result.seconds, 1e-9)
+    result.tokens_per_second = session.tokens / max(result.seconds - session.validation_seconds, 1e-9)
     return result
 
 
@@ -197,7 +124,7 @@ class _Session:
         self.result = TrainingResult()
         self.step = self.saved = 0  # steps done; steps done at the last checkpoint
         self.tokens = self.unlogged_tokens = 0
-        self.logged_at = 0.0
+        self.logged_at = self.validation_seconds = 0.0
         self.waiting: list[tuple[Array, Array]] = []  # loss and norm of each step since the last log line
         self.shown: dict[str, str] = {}  # beside the progress bar
         self.metrics: Any = None
@@ -321,9 +248,11 @@ class _Session:
         }
         improved = False
         if evaluate:
+            began = time.perf_counter()
             scores = self.data.validate(self.model)
             line |= scores
             improved = self._note_best(scores)
+            self.validation_seconds += time.perf_counter() - began
         self.unlogged_tokens, self.logged_at = 0, time.perf_counter()  # validation is no training time
         self.result.history.append(line)
         self.shown |= {name: f"{line[name]:.4f}" for name in ("loss", "val_loss", "val_accuracy") if name in line}

@@ -6,8 +6,6 @@ config.json holds all that is needed to do the same again, or to continue it bit
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,24 +13,28 @@ from typing import Any, NamedTuple
 from minilm import __version__
 from minilm.adapt.freezing import trainable_report
 from minilm.backend import asarray_like, resolve_device, to_numpy
-from minilm.models.presets import PRESETS, Preset, build, find_preset
-from minilm.text.batching import BucketSampler, pad_sequences
+from minilm.models.presets import PRESETS, build, find_preset
+from minilm.text.batching import pad_sequences
 from minilm.text.corpus import encode_corpus, encode_text, open_tokens, read_sources, split_tokens
-from minilm.text.datasets import LabelledTexts, load_labelled, train_validation_split
-from minilm.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from minilm.text.datasets import LabelledTexts, load_labelled
+from minilm.text.tokenizers import load_tokenizer, train_tokenizer
 from minilm.train import runs
 from minilm.train.checkpoint import load_checkpoint
-from minilm.train.data import ClassificationData, LanguageData
 from minilm.train.evaluation import an_array_of, evaluate_classifier, evaluate_language_model
-from minilm.train.loop import BEST, LAST, TrainingOptions, TrainingResult, train
+from minilm.train.loop import BEST, LAST, TrainingResult, train
 from minilm.train.runs import CLASSIFICATION, LANGUAGE_MODEL, Run
+from minilm.train.settings import (
+    classification_data,
+    language_data,
+    sampler_of,
+    shortest,
+    training_options,
+    training_settings,
+    training_texts,
+    vocabulary_limits,
+)
 
 METHODS = ("full", "head", "lora")
-VALIDATION_TOKENS = 100_000  # of the held-out text, looked at during training; `evaluate_language_run` takes all
-HELD_OUT = 0.1  # of the training texts of a classifier, to choose the best checkpoint
-
-_OPTION_NAMES = {option.name for option in dataclasses.fields(TrainingOptions)}
-_DATA_NAMES = {"batch_size", "epochs"}
 
 
 class Trained(NamedTuple):
@@ -72,10 +74,10 @@ def pretrain(
         raise ValueError(f"validation is {validation}, expected a part of the text between 0 and 1")
     runs.refuse_existing(out)
     resolve_device(device)
-    settings = _training_settings(chosen, training)
+    settings = training_settings(chosen, training)
     sources = [str(source) if str(source) == "kjv" else str(Path(source).resolve()) for source in sources]
     kind = tokenizer or chosen.tokenizer
-    limits = _vocabulary_limits(chosen, kind, vocab_size, min_frequency)
+    limits = vocabulary_limits(chosen, kind, vocab_size, min_frequency)
     build(preset, vocab_size=256, dtype=dtype, **(model or {}))  # wrong options are told before the text is read
     vocabulary = train_tokenizer(kind, read_sources(sources), **limits)
     config = {
@@ -93,7 +95,7 @@ def pretrain(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         encode_corpus(sources, vocabulary, directory / runs.TOKENS)
-        _language_data(directory, config)  # a text too short for the context is told now
+        language_data(directory, config)  # a text too short for the context is told now
         runs.start_run(directory, config, vocabulary)
     except BaseException:
         (directory / runs.TOKENS).unlink(missing_ok=True)
@@ -148,8 +150,8 @@ def finetune(
         data["source"] = str(Path(source).resolve())
     from_run = str(base) not in PRESETS and Path(base).exists()
     chosen = find_preset(runs.read_config(base)["model"]["preset"] if from_run else str(base))
-    settings = _training_settings(chosen, training, method if from_run or chosen.task == LANGUAGE_MODEL else None)
-    texts, _ = _training_texts(data, seed)
+    settings = training_settings(chosen, training, method if from_run or chosen.task == LANGUAGE_MODEL else None)
+    texts, _ = training_texts(data, seed)
     classes = len(texts.label_names)
     head = {"classes": classes, "pooling": pooling or chosen.model.get("pooling", "mean")}
     if from_run:
@@ -159,7 +161,7 @@ def finetune(
             )
         vocabulary, built = load_tokenizer(Path(base) / runs.TOKENIZER), runs.read_config(base)["model"]
     else:
-        limits = _vocabulary_limits(chosen, chosen.tokenizer, vocab_size, min_frequency)
+        limits = vocabulary_limits(chosen, chosen.tokenizer, vocab_size, min_frequency)
         if chosen.tokenizer == "char":
             limits["unknown"] = True  # a character may occur in later texts only
         vocabulary = train_tokenizer(chosen.tokenizer, texts.texts, **limits)
@@ -177,12 +179,12 @@ def finetune(
         "base": str(Path(base).resolve()) if from_run else None,
         "labels": list(texts.label_names),
         "data": data,
-        "max_length": _shortest(max_length or chosen.training.get("max_length"), built.get("context")),
+        "max_length": shortest(max_length or chosen.training.get("max_length"), built.get("context")),
         "training": settings,
         "seed": seed,
     }
     runs.build_model(config)  # an impossible rank or pooling is told now
-    _classification_data(config, vocabulary)  # and a text that the vocabulary can't hold
+    classification_data(config, vocabulary)  # and a text that the vocabulary can't hold
     runs.start_run(out, config, vocabulary)
     return resume(out, device=device, progress=progress)
 
@@ -195,13 +197,13 @@ def resume(directory: str | Path, *, device: str = "auto", progress: bool = True
     tokenizer = load_tokenizer(directory / runs.TOKENIZER)
     model = runs.build_model(config)
     if config["task"] == LANGUAGE_MODEL:
-        data = _language_data(directory, config)
+        data = language_data(directory, config)
     else:
-        data = _classification_data(config, tokenizer)
+        data = classification_data(config, tokenizer)
         if config["base"] and not (directory / LAST).exists():
             _load_backbone(model, config["base"])
     trained_parameters, _ = trainable_report(model)
-    options = _options(config, data.steps_per_epoch)
+    options = training_options(config, data.steps_per_epoch)
     result = train(model.to(xp), data, options, directory, resume=True, progress=progress)
     run = runs.open_run(directory, device=device)
     scores = {} if result.interrupted else evaluate(run)
@@ -228,7 +230,7 @@ def evaluate(
     if run.config["task"] == LANGUAGE_MODEL:
         return _evaluate_language_model(run, source, batch_size)
     texts = _test_texts(run.config, source, text_column, label_column)
-    sampler = _sampler(run.config, run.tokenizer, texts, batch_size)
+    sampler = sampler_of(run.config, run.tokenizer, texts, batch_size)
     batches = (batch for batch, _ in sampler.sequential())
     return evaluate_classifier(run.model, batches, names=run.config["labels"]).to_dict()
 
@@ -280,57 +282,6 @@ def _test_texts(
     return texts
 
 
-# ---- data of a run: the same for a run that starts and one that continues
-
-
-def _language_data(directory: Path, config: dict[str, Any]) -> LanguageData:
-    settings, built = config["training"], config["model"]
-    tokens, held_out = split_tokens(open_tokens(directory / runs.TOKENS), config["data"]["validation"])
-    batch_size, context = settings["batch_size"], built["context"]
-    return LanguageData(
-        tokens,
-        held_out,
-        context,
-        batch_size,
-        config["seed"],
-        micro_batches=settings.get("micro_batches", 1),
-        validation_batches=max(1, VALIDATION_TOKENS // (batch_size * context)),
-        vocab_size=built["vocab_size"],
-    )
-
-
-def _classification_data(config: dict[str, Any], tokenizer: Tokenizer) -> ClassificationData:
-    settings = config["training"]
-    kept, held_out = _training_texts(config["data"], config["seed"])
-    micro_batches = settings.get("micro_batches", 1)
-    sampler = _sampler(config, tokenizer, kept, settings["batch_size"], micro_batches=micro_batches)
-    return ClassificationData(sampler, _sampler(config, tokenizer, held_out, settings["batch_size"]))
-
-
-def _sampler(
-    config: dict[str, Any], tokenizer: Tokenizer, texts: LabelledTexts, batch_size: int, **options: Any
-) -> Any:
-    return BucketSampler(
-        tokenizer.encode_batch(texts.texts),
-        texts.labels,
-        batch_size,
-        config["seed"],
-        config["max_length"],
-        pad_id=tokenizer.pad_id,
-        vocab_size=config["model"]["vocab_size"],
-        **options,
-    )
-
-
-def _training_texts(data: dict[str, Any], seed: int) -> tuple[LabelledTexts, LabelledTexts]:
-    """What a classifier is trained on, and what chooses its best checkpoint. Test texts are not among them."""
-    columns = {"text_column": data["text_column"], "label_column": data["label_column"]}
-    texts = load_labelled(data["source"], split="train", **columns)
-    if data["max_examples"] is not None and data["max_examples"] < len(texts):
-        texts = train_validation_split(texts, data["max_examples"] / len(texts), seed)[1]
-    return train_validation_split(texts, HELD_OUT, seed)
-
-
 def _load_backbone(model: Any, base: str) -> None:
     """The backbone's weights of the run `base`; the head keeps its own, drawn for the new labels."""
     path = next((Path(base) / name for name in (BEST, LAST) if (Path(base) / name).exists()), None)
@@ -340,65 +291,3 @@ def _load_backbone(model: Any, base: str) -> None:
     # an adapter stands in front of the layer that it wraps: backbone.x.base.weight is the run's backbone.x.weight
     own = {name: name.replace(".base.", ".") for name in model.state() if name.startswith("backbone.")}
     model.load_state(model.state() | {name: tensors[plain] for name, plain in own.items() if plain in tensors})
-
-
-# ---- settings
-
-
-def _training_settings(preset: Preset, given: dict[str, Any] | None, method: str | None = None) -> dict[str, Any]:
-    """The preset's training options, or those of fine-tuning by `method`, with what was `given` in their place."""
-    given = dict(given or {})
-    unknown = given.keys() - _OPTION_NAMES - _DATA_NAMES
-    if unknown:
-        raise ValueError(
-            f"training option {min(unknown)} is unknown; known are {', '.join(sorted(_OPTION_NAMES | _DATA_NAMES))}"
-        )
-    defaults = FINETUNING | ({"learning_rate": LEARNING_RATES[method]} if method else {}) if method else preset.training
-    if "steps" in given:
-        defaults = {name: value for name, value in defaults.items() if name != "epochs"}
-    elif "epochs" in given:
-        defaults = {name: value for name, value in defaults.items() if name != "steps"}
-    settings = {k: v for k, v in (defaults | given).items() if k in _OPTION_NAMES | _DATA_NAMES}
-    batch_size, epochs = settings.get("batch_size"), settings.get("epochs", 1)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
-    if epochs <= 0:
-        raise ValueError(f"epochs is {epochs}, expected a number above 0")
-    TrainingOptions(**{name: value for name, value in settings.items() if name in _OPTION_NAMES})  # checks the rest
-    return settings
-
-
-FINETUNING = {
-    "optimizer": "adamw",
-    "weight_decay": 0.01,
-    "schedule": "linear",
-    "warmup": 50,
-    "min_lr_ratio": 0.0,
-    "clip": 1.0,
-    "batch_size": 32,
-    "epochs": 3,
-}
-LEARNING_RATES = {"full": 5e-4, "head": 5e-3, "lora": 2e-3}  # the fewer parameters, the larger steps they bear
-
-
-def _options(config: dict[str, Any], steps_per_epoch: int) -> TrainingOptions:
-    settings = {name: value for name, value in config["training"].items() if name in _OPTION_NAMES}
-    if "steps" not in settings:
-        settings["steps"] = max(1, math.ceil(config["training"]["epochs"] * steps_per_epoch))
-    settings.setdefault("warmup", 0)
-    settings["warmup"] = min(settings["warmup"], settings["steps"] // 10)  # a short run still trains at full rate
-    if config["task"] == CLASSIFICATION:
-        settings = {"eval_every": steps_per_epoch, "best": "val_accuracy"} | settings
-    return TrainingOptions(seed=config["seed"], **settings)
-
-
-def _vocabulary_limits(preset: Preset, kind: str, vocab_size: int | None, min_frequency: int | None) -> dict[str, Any]:
-    """Options of `train_tokenizer`: what the user said, else what the preset says for its own kind of tokens."""
-    said = {"vocab_size": vocab_size, "min_frequency": min_frequency}
-    if kind == preset.tokenizer:
-        said = {name: preset.training.get(name) if value is None else value for name, value in said.items()}
-    return {name: value for name, value in said.items() if value is not None}
-
-
-def _shortest(*lengths: int | None) -> int | None:
-    return min((length for length in lengths if length), default=None)
