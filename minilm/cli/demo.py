@@ -54,9 +54,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="the whole way in four minutes: pretrain, write, fine-tune three ways, compare",
-        description="Pretrain a small GPT on the shipped King James text, show what it writes, and fine-tune it to tell "
-        "verses of the Old from those of the New Testament: the head only, LoRA, all parameters; against logistic "
-        "regression on a bag of words. Needs nothing but this package; plots are written where matplotlib is installed.",
+        description="Pretrain a small GPT on the shipped King James text, show what it writes, and fine-tune it to "
+        "tell verses of the Old from those of the New Testament: head only, LoRA, all parameters; against logistic "
+        "regression on a bag of words. Needs this package alone; plots are written where matplotlib is installed.",
     )
     parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps: under 40 seconds")
     parser.add_argument(
@@ -137,10 +137,8 @@ def _print_comparison(tuned: dict[str, Trained]) -> None:
     counts = {name: scores["examples"] for name, scores in next(iter(tuned.values())).scores["classes"].items()}
     largest = max(counts, key=counts.__getitem__)
     share, tested = counts[largest] / sum(counts.values()), sum(counts.values())
-    print(
-        f"   precision, recall, F1: means over both testaments. Always saying {largest!r} is right for {share:.3f} of the"
-    )
-    print(f"   {tested:,} test verses.")
+    print("   precision, recall, F1: means over both testaments")
+    print(f"   always saying {largest!r} is right for {share:.3f} of the {tested:,} test verses")
 
 
 def _draw(out: Path, pretrained: Trained, tuned: dict[str, Trained]) -> None:

@@ -21,9 +21,15 @@ def available() -> bool:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150)
     FigureCanvasAgg(figure)  # draws to files only: no window, no global state
     return figure
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(path, bbox_inches="tight")
+    return path
 
 
 def loss_curve(history: Sequence[dict], path: Path) -> Path:
@@ -38,27 +44,25 @@ def loss_curve(history: Sequence[dict], path: Path) -> Path:
     axes.set(xlabel="step", ylabel="loss (nats per token)", title="Pretraining on the King James text")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path)
-    return path
+    return _save(figure, path)
 
 
 def attention_map(weights: np.ndarray, tokens: Sequence[str], path: Path) -> Path:
     """weights (H, T, T) of one layer: which earlier token each token looks at, a panel a head."""
     heads = len(weights)
-    figure = _figure(3.4 * heads, 3.9)
+    figure = _figure(3.4 * heads, 4.2)
     for head, axes in enumerate(np.atleast_1d(figure.subplots(1, heads, sharey=True))):
         axes.imshow(weights[head], cmap="viridis", vmin=0, vmax=1)
         axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
         axes.set_yticks(range(len(tokens)), tokens, fontsize=7)
         axes.set_title(f"head {head + 1}", fontsize=9)
-    figure.suptitle("Attention of the last layer: row looks at column", fontsize=10)
-    figure.savefig(path)
-    return path
+    figure.suptitle("Attention of the last layer: each row looks at earlier columns", fontsize=11)
+    return _save(figure, path)
 
 
 def confusion_matrices(matrices: dict[str, np.ndarray], labels: Sequence[str], path: Path) -> Path:
     """matrices (K, K) of counts by method: rows are true labels, columns predicted ones."""
-    figure = _figure(2.9 * len(matrices), 3.1)
+    figure = _figure(2.6 * len(matrices), 3.2)
     panels = np.atleast_1d(figure.subplots(1, len(matrices), sharey=True))
     for axes, (name, matrix) in zip(panels, matrices.items(), strict=True):
         share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -73,5 +77,4 @@ def confusion_matrices(matrices: dict[str, np.ndarray], labels: Sequence[str], p
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("predicted", fontsize=8)
     panels[0].set_ylabel("true", fontsize=8)
-    figure.savefig(path)
-    return path
+    return _save(figure, path)

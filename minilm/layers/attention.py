@@ -106,7 +106,9 @@ class MultiHeadAttention(Layer):
             start += part.shape[1]
         return heads.reshape(batch, length, count * size)  # (B, T, ΣH·D)
 
-    def _project(self, x: Array, memory: Array | None, train: bool) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
+    def _project(
+        self, x: Array, memory: Array | None, train: bool, rng: Any = None
+    ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
         """(q, k, v) in heads, and the caches of the projections."""
         if x.ndim != 3 or x.shape[-1] != self.width:
             raise ValueError(f"attention: x has shape {x.shape}, expected (B, T, {self.width})")
@@ -117,10 +119,10 @@ class MultiHeadAttention(Layer):
                 else "attention: this is self-attention, which takes no memory; build it with cross=True"
             )
         if not self.cross:
-            qkv, cache = self.in_proj.forward(x, train=train)
+            qkv, cache = self.in_proj.forward(x, train=train, rng=rng)
             return self._split(qkv, self.heads, self.kv_heads, self.kv_heads), (cache,)
-        q, q_cache = self.q_proj.forward(x, train=train)
-        kv, kv_cache = self.kv_proj.forward(memory, train=train)
+        q, q_cache = self.q_proj.forward(x, train=train, rng=rng)
+        kv, kv_cache = self.kv_proj.forward(memory, train=train, rng=rng)
         return self._split(q, self.heads) + self._split(kv, self.kv_heads, self.kv_heads), (q_cache, kv_cache)
 
     # ---- the layer
@@ -137,7 +139,7 @@ class MultiHeadAttention(Layer):
         rng: Any = None,
     ) -> tuple[Array, MultiHeadAttentionCache | None]:
         """y, cache. memory (B, S, C) for cross-attention; the masks are those of `ops.attention`."""
-        (q, k, v), inputs = self._project(x, memory, train)
+        (q, k, v), inputs = self._project(x, memory, train, rng)
         q, query_rotation = self.positions.rotate(q, train=train)
         k, key_rotation = self.positions.rotate(k, train=train)
         heads, attended = attention(
@@ -152,7 +154,7 @@ class MultiHeadAttention(Layer):
             rng=rng,
             cache=train,
         )  # (B, H, T, D)
-        y, output = self.out_proj.forward(self._join(heads), train=train)
+        y, output = self.out_proj.forward(self._join(heads), train=train, rng=rng)
         return y, MultiHeadAttentionCache(inputs, query_rotation, key_rotation, attended, output) if train else None
 
     def backward(

@@ -126,7 +126,7 @@ class TextClassifier(Classifier):
         below = train and not self.backbone.is_frozen
         hidden, cache = self.backbone.forward(ids, lengths=lengths, train=below, rng=rng)  # (B, T, C)
         pooled, chosen = pool(hidden, lengths, self.pooling, self.backbone.directions)  # (B, C)
-        logits, head = self.head.forward(pooled, train=train)  # (B, 1 or K)
+        logits, head = self.head.forward(pooled, train=train, rng=rng)  # (B, 1 or K)
         return logits, (TextClassifierCache(cache, chosen, head) if train else None)
 
     def backward_logits(self, dlogits: Array, cache: TextClassifierCache) -> Gradients:

@@ -64,17 +64,17 @@ class LanguageModel(Layer):
     def context(self) -> int | None:
         return self.backbone.context
 
-    def _head(self, hidden: Array, train: bool) -> tuple[Array, Any]:
+    def _head(self, hidden: Array, train: bool, rng: Any = None) -> tuple[Array, Any]:
         if self.tied:
             return linear(hidden, self.backbone.embedding.weight, cache=train)
-        return self.head.forward(hidden, train=train)
+        return self.head.forward(hidden, train=train, rng=rng)
 
     def forward(
         self, ids: Array, *, lengths: Array | None = None, train: bool = True, rng: Any = None
     ) -> tuple[Array, LanguageModelCache | None]:
         """logits (B, T, V), cache. ids (B, T)."""
         hidden, cache = self.backbone.forward(ids, lengths=lengths, train=train, rng=rng)  # (B, T, C)
-        logits, head = self._head(hidden, train)  # (B, T, V)
+        logits, head = self._head(hidden, train, rng)  # (B, T, V)
         return logits, (LanguageModelCache(cache, head) if train else None)
 
     def backward_logits(self, dlogits: Array, cache: LanguageModelCache) -> Gradients:

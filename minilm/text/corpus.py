@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minilm.text.files import cut_pieces, read_pieces, replacing
+from minilm.files import replacing
+from minilm.text.files import cut_pieces, read_pieces
 from minilm.text.kjv import kjv_text
 from minilm.text.tokenizers import Tokenizer, UnknownCharacterError
 
@@ -89,7 +90,7 @@ def write_tokens(pieces: Iterable[str], tokenizer: Tokenizer, path: str | Path) 
     Raises ValueError where the text gives no token.
     """
     count = 0
-    with replacing(path) as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(b" " * _HEADER)
         for ids in encode_pieces(pieces, tokenizer):
             file.write(ids.tobytes())

@@ -9,12 +9,9 @@ piece without a single space or line end is cut elsewhere.
 from __future__ import annotations
 
 import codecs
-import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 PIECE = 1 << 20  # characters
 
@@ -96,18 +93,3 @@ def _last_cut(text: str) -> int:
         if cuts:
             return cuts[-1]
     return len(text)
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` when the block ends, and leaves no trace where it raises."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

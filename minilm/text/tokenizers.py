@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from minilm.text.files import replacing
+from minilm.files import replacing
 
 _FORMAT = "minilm tokenizer"
 
@@ -82,8 +82,8 @@ class Tokenizer(ABC):
     def save(self, path: str | Path) -> None:
         """Write the JSON file, under a temporary name first."""
         content = {"format": _FORMAT, "version": 1, "kind": self.kind, **self._fields()}
-        with replacing(path) as file:
-            file.write(json.dumps(content, ensure_ascii=False, indent=0).encode())
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=0), encoding="utf-8")
 
 
 class CharTokenizer(Tokenizer):

@@ -12,8 +12,6 @@ a file that is truncated, foreign or of another version is one ValueError.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from minilm.backend import Array, to_numpy
+from minilm.files import replacing
 from minilm.layers.base import Layer
 from minilm.optim.optimizer import Optimizer
 
@@ -66,7 +65,8 @@ def save_checkpoint(
     if optimizer is not None:
         tensors |= _on_host("optimizer.", optimizer.state())
     text = json.dumps({**(info or {}), "format": FORMAT}, allow_nan=False)
-    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata={KEY: text}))
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={KEY: text})
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -98,7 +98,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as readable JSON, replacing the file in one move."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
@@ -111,30 +112,6 @@ def read_json(path: str | Path) -> Any:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a JSON file but binary data; restore it, or make the run again") from None
     return _parse(text, path)
-
-
-def replace_file(path: str | Path, write: Callable[[Path], Any]) -> None:
-    """Let `write(temporary)` make a file, then put it in the place of `path` in one move that survives a power cut."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")  # a fixed name: what a killed run left is overwritten by the next
-    try:
-        write(temporary)
-        _flush(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        _flush(path.parent)  # the rename itself
-
-
-def _flush(path: Path) -> None:
-    """Wait until `path` is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _on_host(prefix: str, arrays: dict[str, Array]) -> dict[str, np.ndarray]:

@@ -29,10 +29,11 @@ from tqdm import tqdm
 
 from minilm import __version__
 from minilm.backend import Array, generator, to_numpy
+from minilm.files import replacing
 from minilm.layers.base import Layer
 from minilm.optim.flat import find_nonfinite
 from minilm.optim.optimizer import Optimizer
-from minilm.train.checkpoint import load_checkpoint, replace_file, save_checkpoint
+from minilm.train.checkpoint import load_checkpoint, save_checkpoint
 from minilm.train.data import TrainingData, terms_of
 from minilm.train.evaluation import batch_like
 from minilm.train.options import OPTIMIZERS, TrainingOptions
@@ -145,7 +146,8 @@ class _Session:
             self._restore(path)
         kept = [line for line in _read_metrics(self.run / METRICS) if line["step"] <= self.step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        replace_file(self.run / METRICS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        with replacing(self.run / METRICS) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         self.metrics = open(self.run / METRICS, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
         self.result.history = kept
 

@@ -35,7 +35,7 @@ FINETUNING = {
     "batch_size": 32,
     "epochs": 3,
 }
-LEARNING_RATES = {"full": 5e-4, "head": 5e-3, "lora": 2e-3}  # the fewer parameters, the larger steps they bear
+LEARNING_RATES = {"full": 1e-3, "head": 2e-2, "lora": 2e-3}  # the fewer parameters, the larger steps they bear
 
 
 def language_data(directory: Path, config: dict[str, Any]) -> LanguageData:

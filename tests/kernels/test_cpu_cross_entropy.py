@@ -6,11 +6,11 @@ import functools
 
 import numpy as np
 import pytest
-from minilm.kernels.cpu import cross_entropy as blocked
-from minilm.kernels.selection import explain
 
 import minilm
 from minilm import gradcheck
+from minilm.kernels.cpu import cross_entropy as blocked
+from minilm.kernels.selection import explain
 from minilm.ops.loss import CrossEntropyCache, cross_entropy, cross_entropy_backward
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-13}  # of the loss, and of the gradient relative to its largest entry

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from minilm.kernels import selection
-from minilm.kernels.selection import Version, explain, follows_cache, reference, register, selectable, versions
 
 import minilm
 import minilm.ops  # explain() imports it, and the ops must announce themselves in the real registry, not in a test's
+from minilm.kernels import selection
+from minilm.kernels.selection import Version, explain, follows_cache, reference, register, selectable, versions
 
 
 class DefinitionCache(NamedTuple):

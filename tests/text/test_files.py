@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm.text.files import cut_pieces, read_pieces, read_text, replacing
+from minilm.text.files import cut_pieces, read_pieces, read_text
 
 
 @pytest.fixture
@@ -55,16 +55,3 @@ def test_pieces_are_bounded_and_lose_nothing(blocks, size):
 
 def test_pieces_are_cut_before_white_space():
     assert list(cut_pieces(["one two  three\n\nfour"], 8)) == ["one two", "  three", "\n\nfour"]
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), replacing(path) as file:
-        file.write(b"half")
-        raise RuntimeError
-    assert path.read_bytes() == b"old"
-    with replacing(path) as file:
-        file.write(b"new")
-    assert path.read_bytes() == b"new"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]

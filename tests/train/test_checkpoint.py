@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from minilm import files
 from minilm.layers.linear import Linear
 from minilm.layers.normalization import BatchNorm
 from minilm.optim.adam import AdamW
-from minilm.train import checkpoint as checkpoint_module
 from minilm.train.checkpoint import load_checkpoint, read_json, save_checkpoint, write_json
 
 
@@ -117,7 +117,7 @@ def test_a_failed_write_leaves_the_old_file(step, tmp_path, monkeypatch):
     def fails(*_):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(checkpoint_module.os, step, fails)
+    monkeypatch.setattr(files.os, step, fails)
     with pytest.raises(OSError, match="disk is full"):
         save_checkpoint(path, tiny(1), info={"step": 2})
     assert load_checkpoint(path).info["step"] == 1

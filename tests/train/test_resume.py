@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minilm.train import checkpoint as checkpoint_module
+from minilm import files
 from minilm.train.checkpoint import load_checkpoint
 from minilm.train.loop import TrainingOptions, train
 from tests.train.toy import Toy, toy_data
@@ -93,7 +93,7 @@ def test_death_while_writing(moment, tmp_path, monkeypatch):
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module.os, "replace", dies)
+        patch.setattr(files.os, "replace", dies)
         with pytest.raises(Killed):
             train(Toy(), toy_data(), options, tmp_path / "dead", resume=True, progress=False)
     with open(tmp_path / "dead/last.safetensors.tmp", "wb") as left:
