@@ -60,7 +60,7 @@ def add_label_options(parser: argparse.ArgumentParser) -> None:
 
 def one_source(data: Sequence[str]) -> str:
     if len(data) != 1:
-        raise ValueError(f"a classifier is trained on one source of labelled texts, {len(data)} were given")
+        raise ValueError(f"a classifier takes one source of labelled texts, {len(data)} were given: {', '.join(data)}")
     return data[0]
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from minilm.cli.printing import table
 from minilm.models.presets import OPTIONS, PRESETS, find_preset
 from minilm.models.summary import describe
 from minilm.train.checkpoint import load_checkpoint
-from minilm.train.runs import BEST, open_run
+from minilm.train.runs import BEST, is_run, open_run
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -31,12 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(presets))
         else:
-            print(
-                table(
-                    ("preset", "task", "what it is"), [(name, p["task"], p["summary"]) for name, p in presets.items()]
-                )
-            )
-    elif arguments.name not in PRESETS and Path(arguments.name).exists():
+            rows = [(name, preset["task"], preset["summary"].split(". ")[0]) for name, preset in presets.items()]
+            print(table(("preset", "task", "what it is"), rows, left=3))
+    elif is_run(arguments.name):
         _show_run(arguments.name, arguments.json)
     else:
         _show_preset(arguments.name, arguments.json)
@@ -64,12 +60,10 @@ def _show_preset(name: str, as_json: bool) -> None:
         print(json.dumps(preset._asdict()))
         return
     _print_fields({"preset": name, "task": preset.task, "what": preset.summary, "source": preset.source})
-    print("\nmodel options")
-    print(table(("option", "default"), [(k, json.dumps(v)) for k, v in preset.model.items()]))
-    print()
-    _print_fields({option: OPTIONS[option] for option in preset.model})
-    print("\ntraining defaults")
-    _print_fields({**preset.training, "tokenizer": preset.tokenizer})
+    rows = [(option, json.dumps(default), OPTIONS[option]) for option, default in preset.model.items()]
+    print(f"\n{table(('model option', 'default', 'meaning'), rows, left=3)}\n")
+    rows = [(option, json.dumps(value)) for option, value in preset.training.items()]
+    print(table(("training option", "default"), [*rows, ("tokenizer", preset.tokenizer)], left=2))
 
 
 def _print_fields(fields: dict[str, Any]) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 from minilm.train.recipes import Trained
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as their widest entry; the first to the left, the others to the right."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Columns as wide as their widest entry; the first `left` of them to the left, the others to the right."""
     cells = [list(header), *(list(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = []
     for row in cells:
         first, *others = [
-            cell.rjust(width) if column else cell.ljust(width)
+            cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join([first, *others]).rstrip())

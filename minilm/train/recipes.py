@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from minilm import __version__
 from minilm.adapt.freezing import trainable_report
 from minilm.backend import asarray_like, resolve_device, to_numpy
-from minilm.models.presets import PRESETS, build, find_preset
+from minilm.models.presets import build, find_preset
 from minilm.text.batching import pad_sequences
 from minilm.text.corpus import encode_corpus, encode_text, open_tokens, read_sources, split_tokens
 from minilm.text.datasets import LabelledTexts, load_labelled
@@ -148,7 +148,7 @@ def finetune(
     }
     if Path(source).exists():
         data["source"] = str(Path(source).resolve())
-    from_run = str(base) not in PRESETS and Path(base).exists()
+    from_run = runs.is_run(base)
     chosen = find_preset(runs.read_config(base)["model"]["preset"] if from_run else str(base))
     settings = training_settings(chosen, training, method if from_run or chosen.task == LANGUAGE_MODEL else None)
     texts, _ = training_texts(data, seed)

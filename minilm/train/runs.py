@@ -18,7 +18,7 @@ from minilm.adapt.freezing import head_only
 from minilm.backend import generator, resolve_device
 from minilm.layers.base import Layer
 from minilm.models.classifier import TextClassifier
-from minilm.models.presets import build
+from minilm.models.presets import PRESETS, build
 from minilm.text.tokenizers import Tokenizer, load_tokenizer
 from minilm.train.checkpoint import load_checkpoint, read_json, write_json
 from minilm.train.loop import BEST, LAST
@@ -83,6 +83,15 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not config.keys() >= needed:
         raise ValueError(f"{path} is not the config of a minilm run; was it written by another program?")
     return config
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether `name` is a run directory; False where it is a preset. Raises ValueError where it is neither."""
+    if str(name) in PRESETS:
+        return False
+    if not Path(name).exists():
+        raise ValueError(f"{name} is neither a run directory nor a preset; presets are {', '.join(PRESETS)}")
+    return True
 
 
 def open_run(directory: str | Path, *, device: str = "auto", task: str | None = None) -> Run:
