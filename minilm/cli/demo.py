@@ -36,16 +36,16 @@ class Scale(NamedTuple):
 
 FULL = Scale(
     {"layers": 4, "heads": 4, "width": 128, "context": 64},
-    {"steps": 700, "batch_size": 32, "learning_rate": 2e-3, "eval_every": 100},
-    examples=8000,
+    {"steps": 600, "batch_size": 32, "learning_rate": 3e-3, "eval_every": 100},
+    examples=6000,
     epochs=2,
     samples=60,
 )
 QUICK = Scale(
     {"layers": 2, "heads": 2, "width": 64, "context": 48},
-    {"steps": 150, "batch_size": 16, "learning_rate": 4e-3, "eval_every": 50},
-    examples=3000,
-    epochs=1,
+    {"steps": 300, "batch_size": 16, "learning_rate": 6e-3, "eval_every": 100},
+    examples=4000,
+    epochs=3,
     samples=30,
 )
 

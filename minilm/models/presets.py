@@ -87,7 +87,7 @@ _RECURRENT_CLASSIFIER = _RECURRENT | {
     "bidirectional": False,
     "causal": False,
     "pooling": "last",
-    "dropout": 0.2,
+    "dropout": 0.4,
     "initialization": "orthogonal",
     "embedding_bound": 0.05,
 }
@@ -193,7 +193,7 @@ _ALL = [
         "classification",
         "embedding, a convolution over three words, one LSTM, logistic regression on its last state",
         "Embedding(10000, 64) -> Conv1D(64, 3, same) -> LSTM(64) -> Dense(1, sigmoid) on 100 tokens of a text",
-        _RECURRENT_CLASSIFIER | {"conv_kernel": 3},
+        _RECURRENT_CLASSIFIER | {"conv_kernel": 3, "dropout": 0.2},
         _CLASSIFIER_TRAINING | {"vocab_size": 10000, "max_length": 100},
         "word",
     ),
