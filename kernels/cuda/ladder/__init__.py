@@ -1,0 +1,1 @@
+"""Simpler kernels to study: the rungs below the fused ones."""
