@@ -1,0 +1,114 @@
+"""Times that can be compared: all variants of a workload in one process, interleaved, in a new random order each round.
+
+A machine's speed drifts; paired rounds drift together. So the ratio of two variants is the median of the ratios within
+rounds, not the ratio of two medians. Garbage collection is off while the clock runs. On a GPU events on the stream are
+read, and a large buffer is written before each run so that none finds its inputs in the L2 cache.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+L2_FLUSH_BYTES = 256 << 20  # larger than the L2 cache of any current GPU
+
+
+class Spread(NamedTuple):
+    """Seconds of the rounds: the 20th, 50th and 80th percentile."""
+
+    p20: float
+    p50: float
+    p80: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Spread:
+        return cls(*(float(x) for x in np.percentile(seconds, (20, 50, 80))))
+
+
+class Measured(NamedTuple):
+    """What one variant took, and how much faster than the first it was: the median over rounds of first / this."""
+
+    spread: Spread
+    ratio: float
+
+
+class HostClock:
+    """Wall-clock seconds of a call on the CPU."""
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+
+class DeviceClock:
+    """Seconds between two CUDA events around a call, after the L2 cache was flushed."""
+
+    def __init__(self, cupy: Any) -> None:
+        self.cupy = cupy
+        self.flush = cupy.empty(L2_FLUSH_BYTES // 4, dtype="float32")
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        start, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
+        self.flush.fill(0)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return self.cupy.cuda.get_elapsed_time(start, end) / 1e3
+
+
+def interleave(
+    prepared: Mapping[str, Callable[[], Callable[[], Any]]], clock: Any, budget: float, seed: int = 0
+) -> dict[str, Measured]:
+    """Time variants for about `budget` seconds in all, at least 5 rounds and at most 100.
+
+    `prepared[name]()` does what must not be timed (a forward before a backward) and returns the call to time.
+    """
+    names = list(prepared)
+    for name in names:
+        prepared[name]()()  # warm up: compile, allocate, fault pages in
+    once = sum(clock.seconds(prepared[name]()) for name in names)
+    rounds = int(min(100, max(5, budget / max(once, 1e-9))))
+    rng, seconds = np.random.default_rng(seed), {name: [] for name in names}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for index in rng.permutation(len(names)):
+                run = prepared[names[index]]()
+                seconds[names[index]].append(clock.seconds(run))
+    finally:
+        gc.enable()
+    first = seconds[names[0]]
+    return {
+        name: Measured(Spread.of(own), statistics.median(a / b for a, b in zip(first, own, strict=True)))
+        for name, own in seconds.items()
+    }
+
+
+class Ceilings(NamedTuple):
+    """What this machine does at best: the measure of GB/s and GFLOP/s."""
+
+    copy_gigabytes: float  # bytes read and written per second by a copy larger than any cache, / 1e9
+    product_gigaflops: float  # of a square float32 matrix product
+
+
+def ceilings(xp: Any, clock: Any) -> Ceilings:
+    """Measure both, a few times each; the best counts."""
+    source = xp.ones(1 << 25, dtype="float32")  # 128 MB
+    target = xp.empty_like(source)
+    size = 2048
+    a, b = xp.ones((size, size), dtype="float32"), xp.ones((size, size), dtype="float32")
+
+    def copy() -> None:
+        target[...] = source
+
+    copy_seconds = min(clock.seconds(copy) for _ in range(5))
+    product_seconds = min(clock.seconds(lambda: a @ b) for _ in range(5))
+    return Ceilings(2 * source.nbytes / copy_seconds / 1e9, 2 * size * size * size / product_seconds / 1e9)
