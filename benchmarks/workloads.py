@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import peers
 from minilm import ops, reference
 from minilm.backend import to_numpy
 from minilm.kernels import explain
@@ -92,7 +93,7 @@ def _definition(variant: Variant) -> Variant:
 
         return run
 
-    return Variant(*(forced(function) for function in variant))
+    return Variant(*(None if function is None else forced(function) for function in variant))
 
 
 def _op_variants(
@@ -255,8 +256,12 @@ def gru(setting: Setting, B: int = 32, T: int = 100, inputs: int = 256, H: int =
 # ---- whole steps
 
 
-def _step(name: str, size: str, setting: Setting, model: Any, batch: Any, flops: float) -> Workload:
-    """Loss, gradients and AdamW update of a model: nothing to compare with but itself, tuned versions on and off."""
+def _step(
+    name: str, size: str, setting: Setting, model: Any, batch: Any, flops: float, peer: Callable[..., Any]
+) -> Workload:
+    """Loss, gradients and AdamW update of a model, with tuned versions and without; `peer` makes PyTorch's step."""
+    torch = setting.torch()
+    framework = peer(torch, model, batch) if torch else None  # before the weights become views of one flat array
     optimizer = AdamW(model.to(setting.xp), lr=0.0, weight_decay=0.0)  # the weights stay: every run is the same
     batch = batch._replace(**{key: setting.xp.asarray(value) for key, value in batch._asdict().items()})
 
@@ -267,7 +272,10 @@ def _step(name: str, size: str, setting: Setting, model: Any, batch: Any, flops:
         return loss
 
     tuned = Variant(step, None, lambda: _host(step()))
-    return Workload(name, size, {"definition": _definition(tuned), "tuned where served": tuned}, 0.0, flops, 1e-4)
+    variants = {"definition": _definition(tuned), "tuned where served": tuned}
+    if framework:
+        variants["torch"] = Variant(framework, None, lambda: _host(framework()))
+    return Workload(name, size, variants, 0.0, flops, 1e-4)
 
 
 def gpt_step(setting: Setting, layers: int = 4, width: int = 128, T: int = 64, B: int = 12) -> Workload:
@@ -276,7 +284,8 @@ def gpt_step(setting: Setting, layers: int = 4, width: int = 128, T: int = 64, B
     parameters = sum(array.size for array in model.parameters().values())
     flops = 6 * parameters * B * T + 12 * layers * width * T * T * B
     size = f"{layers} x {layers} x {width}, T{T}, B{B}"
-    return _step("gpt-step", size, setting, model, LanguageBatch(ids[:, :-1], ids[:, 1:]), flops)
+    batch = LanguageBatch(ids[:, :-1], ids[:, 1:])
+    return _step("gpt-step", size, setting, model, batch, flops, lambda *args: peers.gpt_step(*args, layers))
 
 
 def classifier_step(setting: Setting, B: int = 32, T: int = 100) -> Workload:
@@ -284,7 +293,7 @@ def classifier_step(setting: Setting, B: int = 32, T: int = 100) -> Workload:
     rng = np.random.default_rng(0)
     batch = ClassificationBatch(rng.integers(0, 10000, (B, T)), np.full(B, T), rng.integers(0, 2, B))
     flops = 3 * 2 * B * T * (64 * 64 * 3 + 4 * 64 * 128)
-    return _step("classifier-step", f"B{B} T{T}", setting, model, batch, flops)
+    return _step("classifier-step", f"B{B} T{T}", setting, model, batch, flops, peers.classifier_step)
 
 
 WORKLOADS: dict[str, Callable[..., Workload]] = {

@@ -41,11 +41,9 @@ def selectable(definition: Callable[..., Any]) -> Callable[..., Any]:
     if name in _definitions:
         raise ValueError(f"two ops are named {name!r}; an op's name is its key, so rename one")
     _definitions[name] = definition
-    signature = inspect.signature(definition)
-    builds_cache_itself = "cache" in signature.parameters  # an op that can save work without one says so
 
     def run(forward: Callable[..., Any], args: tuple, kwargs: dict, cache: bool) -> Any:
-        if builds_cache_itself:
+        if _can_save_the_cache(forward):
             return forward(*args, cache=cache, **kwargs)
         result, made = forward(*args, **kwargs)
         return result, (made if cache else None)
@@ -58,10 +56,17 @@ def selectable(definition: Callable[..., Any]) -> Callable[..., Any]:
                     return run(version.forward, args, kwargs, cache)
         return run(definition, args, kwargs, cache)
 
-    if not builds_cache_itself:
+    if not _can_save_the_cache(definition):
+        signature = inspect.signature(definition)
         keyword = inspect.Parameter("cache", inspect.Parameter.KEYWORD_ONLY, default=True, annotation=bool)
         op.__signature__ = signature.replace(parameters=[*signature.parameters.values(), keyword])
     return op
+
+
+@functools.cache
+def _can_save_the_cache(forward: Callable[..., Any]) -> bool:
+    """Whether a forward takes `cache=False` itself, because it can save work or memory by it."""
+    return "cache" in inspect.signature(forward).parameters
 
 
 def follows_cache(definition: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,19 +21,15 @@ or smoothing. What it does not serve, wrong input included, is left to the defin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm.kernels.cpu.blocks import exp_sums, moderate, row_blocks
 from minilm.kernels.selection import Version, register
 
 BLOCK_BYTES = 1 << 20
 MINIMUM_SIZE = 1 << 16  # below, 0.2 ms a call are at stake at most: not worth leaving the text that people read
-MODERATE = (
-    1e-18,
-    1e30,
-)  # sums without a shift: no overflow in float32, and what underflows, below 1e-38, doesn't count
 
 
 class BlockedCrossEntropyCache(NamedTuple):
@@ -92,17 +88,17 @@ def blocked_cross_entropy(
     shift, total = np.empty(len(rows), rows.dtype), np.empty(len(rows), rows.dtype)
     ones = np.ones(rows.shape[1], rows.dtype)
     scratch, shifted = None, False
-    for block in _blocks(rows):
+    for block in row_blocks(rows, BLOCK_BYTES):
         x = rows[block]  # (n, V)
         scratch = np.empty_like(x) if scratch is None else scratch
         if not shifted:
-            shift[block], total[block] = 0.0, _exp_sums(x, ones, scratch[: len(x)])
-            shifted = not (total[block].min() > MODERATE[0] and total[block].max() < MODERATE[1])
+            shift[block], total[block] = 0.0, exp_sums(x, ones, scratch[: len(x)])
+            shifted = not moderate(total[block])
         if shifted:
             top = x.max(axis=1)  # (n,)
             shift[block] = np.where(np.isfinite(top), top, np.nan)  # a row of all −inf, or with +inf, has no loss
             x = np.subtract(x, shift[block, None], out=scratch[: len(x)])
-            total[block] = _exp_sums(x, ones, scratch[: len(x)])
+            total[block] = exp_sums(x, ones, scratch[: len(x)])
 
     target_logit = rows[np.arange(len(rows)), index] - shift  # (N,)
     loss = np.where(ignored, 0, np.log(total) - target_logit).sum()
@@ -120,7 +116,7 @@ def blocked_cross_entropy_backward(dloss: Any, cache: BlockedCrossEntropyCache) 
     scale = scale * rows.dtype.type(dloss)  # (N,)
     factor = (scale / total)[:, None]  # (N, 1)
     dlogits = np.empty_like(rows)
-    for block in _blocks(rows):
+    for block in row_blocks(rows, BLOCK_BYTES):
         x, d = rows[block], dlogits[block]  # (n, V)
         if shift[block].any():
             x = np.subtract(x, shift[block, None], out=d)
@@ -128,17 +124,6 @@ def blocked_cross_entropy_backward(dloss: Any, cache: BlockedCrossEntropyCache) 
         np.multiply(d, factor[block], out=d)
     dlogits[np.arange(len(rows)), index] -= scale
     return dlogits.reshape(logits.shape)
-
-
-def _blocks(rows: np.ndarray) -> Iterator[slice]:
-    size = max(1, BLOCK_BYTES // (rows.itemsize * rows.shape[1]))
-    return (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
-
-
-def _exp_sums(x: np.ndarray, ones: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Σ_c exp(x_c) of each row. An overflow without the shift is seen by the caller, in the sum."""
-    with np.errstate(over="ignore"):
-        return np.exp(x, out=out) @ ones  # (n,)
 
 
 register(

@@ -29,6 +29,7 @@ from minilm.gradcheck.numeric import typical
 from minilm.gradcheck.structures import changed, draw_like, fresh, host_copies, leaves, map_leaves, rebuild, snapshot
 
 ROUNDING = 1e-10  # relative to the largest number of an array, where the order of summation may differ
+FLOAT32_ROUNDING = 1e-5
 
 
 class LawViolation(AssertionError):
@@ -85,7 +86,7 @@ class _Laws:
     def fail(self, law: str, what: str) -> None:
         raise LawViolation(f"{law}: {self.op} {what} (arguments: {self.arguments}; seed {self.seed})")
 
-    def same(self, law: str, what: str, got: Any, want: Any, rounding: float = ROUNDING, size: float = 0.0) -> None:
+    def same(self, law: str, what: str, got: Any, want: Any, size: float = 0.0) -> None:
         """Equal shapes, and values equal up to rounding relative to the largest number (at least `size`)."""
         pairs = list(leaves(got)), list(leaves(want))
         if len(pairs[0]) != len(pairs[1]):
@@ -99,6 +100,7 @@ class _Laws:
                 continue
             largest = max(float(np.abs(b[np.isfinite(b)]).max(initial=0.0)), size)
             error = float(np.abs(a[differs].astype(np.float64) - b[differs].astype(np.float64)).max())
+            rounding = FLOAT32_ROUNDING if b.dtype == np.float32 else ROUNDING
             if not error <= rounding * largest:
                 self.fail(law, f"{what}{path} differs by {error:.3g} where the largest number is {largest:.3g}")
 

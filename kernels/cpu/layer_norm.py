@@ -1,0 +1,102 @@
+"""Layer normalization in blocks.
+
+Differs from the definition in three ways. Blocks stay in cache, where the definition makes eight passes over the whole
+array, each with a temporary. Means are products with a vector of 1/C, squared norms are row dot products: both several
+times as fast as NumPy's reductions along a short last axis. Gain and bias are tiled to a block, so that the affine map
+is one flat loop and not one per row.
+
+Measured against the definition, 4096 x 512, float32, 1 thread, interleaved (`python -m benchmarks layer_norm`): forward
+1.3 times as fast, backward 1.6 times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minilm.kernels.cpu.blocks import row_blocks, row_dot, unserved
+from minilm.kernels.selection import Version, register
+
+MINIMUM_SIZE = 1 << 15
+BLOCK_BYTES = 1 << 17  # four arrays of this size are in use at a time
+
+
+class BlockedLayerNormCache(NamedTuple):
+    """As the definition's: x̂ is kept rather than recomputed."""
+
+    xhat: np.ndarray  # (R, C)
+    rstd: np.ndarray  # (R,)  1/σ
+    gain: np.ndarray  # (C,)  borrowed
+    shape: tuple[int, ...]  # of x
+
+
+def refuses(x: Any, gain: Any, bias: Any, eps: float = 1e-5) -> str | None:
+    """Why a call is left to the definition; None if it is served."""
+    reason = unserved(x, MINIMUM_SIZE)
+    if reason is None and not all(isinstance(a, np.ndarray) and a.dtype == x.dtype for a in (gain, bias)):
+        reason = "gain and bias are not of x's library and dtype"
+    if reason is None and not gain.shape == bias.shape == x.shape[-1:]:
+        reason = "the shapes do not fit"
+    return reason
+
+
+def blocked_layer_norm(
+    x: np.ndarray, gain: np.ndarray, bias: np.ndarray, eps: float = 1e-5
+) -> tuple[np.ndarray, BlockedLayerNormCache]:
+    """y = gain x̂ + bias, x̂ = (x − μ)/σ over the last axis. x (..., C)."""
+    rows = x.reshape(-1, x.shape[-1])  # (R, C)
+    R, C = rows.shape
+    y, xhat, rstd = np.empty_like(rows), np.empty_like(rows), np.empty(R, rows.dtype)
+    average = np.full(C, 1 / C, rows.dtype)
+    tiles = None
+    for block in row_blocks(rows, BLOCK_BYTES):
+        h, n = xhat[block], block.stop - block.start
+        tiles = (np.tile(gain, (n, 1)), np.tile(bias, (n, 1))) if tiles is None else tiles
+        np.subtract(rows[block], (rows[block] @ average)[:, None], out=h)
+        variance = row_dot(h, h)
+        variance *= 1 / C
+        variance += eps
+        np.sqrt(variance, out=variance)
+        np.divide(1, variance, out=rstd[block])
+        h *= rstd[block, None]
+        np.multiply(h, tiles[0][:n], out=y[block])
+        y[block] += tiles[1][:n]
+    return y.reshape(x.shape), BlockedLayerNormCache(xhat, rstd, gain, x.shape)
+
+
+def blocked_layer_norm_backward(
+    dy: np.ndarray, cache: BlockedLayerNormCache, wrt: Container[str] = ("x", "gain", "bias")
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """dx = (g − ⟨g⟩ − x̂ ⟨g x̂⟩)/σ with g = gain dy, dgain = Σ dy x̂, dbias = Σ dy."""
+    xhat, rstd, gain, shape = cache
+    R, C = xhat.shape
+    dy = dy.reshape(R, C)
+    dx = np.empty((R, C), np.result_type(dy, xhat)) if "x" in wrt else None
+    dgain = np.zeros(C, gain.dtype) if "gain" in wrt else None
+    dbias = np.zeros(C, gain.dtype) if "bias" in wrt else None
+    mean_gain = gain * gain.dtype.type(1 / C)  # row @ mean_gain is the mean of gain · row
+    tile = scratch = ones = None
+    for block in row_blocks(xhat, BLOCK_BYTES):
+        d, h, n = dy[block], xhat[block], block.stop - block.start
+        if scratch is None:
+            tile, scratch, ones = np.tile(gain, (n, 1)), np.empty((n, C), xhat.dtype), np.ones(n, xhat.dtype)
+        product = np.multiply(d, h, out=scratch[:n])  # dy · x̂
+        if dgain is not None:
+            dgain += ones[:n] @ product
+        if dbias is not None:
+            dbias += ones[:n] @ d
+        if dx is not None:
+            through_mean, through_sigma = d @ mean_gain, product @ mean_gain  # (n,)
+            g = np.multiply(d, tile[:n], out=dx[block])
+            g -= through_mean[:, None]
+            g -= np.multiply(h, through_sigma[:, None], out=scratch[:n])
+            g *= rstd[block, None]
+    return None if dx is None else dx.reshape(shape), dgain, dbias
+
+
+register(
+    "layer_norm",
+    Version("cpu.blocked", blocked_layer_norm, blocked_layer_norm_backward, BlockedLayerNormCache, refuses),
+)
