@@ -1,1 +1,11 @@
-"""Run the CUDA sources on the CPU: the same file, compiled as C++, one fiber per CUDA thread."""
+"""Run the CUDA sources on the CPU: the same file, compiled as C++, one fiber per CUDA thread.
+
+fibers.h     the machine: blocks, warps, barriers, exchanges, and what goes wrong in them
+cuda_cpu.h   the language: built-in variables, vector types, intrinsics; cuda_fp16.h and cuda_bf16.h beside it
+builder.py   compiles a source, keeps it in a cache, and calls its kernels on NumPy arrays
+sanitize.py  runs Python code under AddressSanitizer or ThreadSanitizer
+"""
+
+from minilm.kernels.host.builder import CompileError, KernelError, compiler_problem, host_options
+
+__all__ = ["CompileError", "KernelError", "compiler_problem", "host_options"]

@@ -4,7 +4,8 @@ Each pair is the plain definition. Where a tuned version serves a call, it runs 
 which); `with minilm.reference():` runs the definitions. Every op takes `cache=False`: then no cache is made.
 """
 
-import minilm.kernels.cpu  # noqa: F401  tuned versions announce themselves on import
+import minilm.kernels.cpu  # tuned versions announce themselves on import
+import minilm.kernels.cuda.register  # noqa: F401
 from minilm.ops.activation import (
     gelu,
     gelu_backward,

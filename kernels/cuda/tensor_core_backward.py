@@ -1,0 +1,263 @@
+"""Attention backward on tensor cores, float16 and bfloat16: the launcher of attention_tensor_core_backward.cu.
+
+    dq, dk, dv, dbias = backward(do, cache)        cache: the FusedAttentionCache that either forward made
+
+    attention_backward_stats    D = rowsum(dO ∘ O) and LSE, padded for the other two
+    attention_backward_dkdv     a block per tile of keys, all query heads of its group in turn
+    attention_backward_dq       a block per tile of queries; writes dS too, in full, where a bias wants its gradient
+
+A kernel whose results are not asked for is not launched. No weights are stored; nothing is added atomically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import NamedTuple
+
+import numpy as np
+
+from minilm.backend import Array
+from minilm.kernels.cuda import launch
+from minilm.kernels.cuda.attention_options import (
+    TENSOR_CORE_DTYPES,
+    TENSOR_CORE_HEAD_SIZES,
+    Checked,
+    FusedAttentionCache,
+    check_backward,
+    sum_to_bias,
+)
+from minilm.kernels.cuda.instances import TENSOR_CORE_ARCHITECTURES, Instance
+
+SOURCE = "attention_tensor_core_backward.cu"
+_STATS_THREADS = 128
+
+
+class Shape(NamedTuple):
+    """How a block divides its work: 16·MT·NW rows stay put, BC columns at a time pass through shared memory."""
+
+    MT: int  # 16-row tiles per warp
+    NW: int  # warps
+    BC: int  # columns per tile
+    HELD: int  # k-steps (16 of D) of the rows' first, then second operand in registers; the others are parked
+
+    @property
+    def rows(self) -> int:
+        return 16 * self.MT * self.NW
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.NW
+
+    def defines(self, prefix: str) -> dict[str, int]:
+        return {f"{prefix}_{name}": value for name, value in zip(self._fields, self, strict=True)}
+
+    def shared_memory(self, D: int, statistics: bool) -> int:
+        """Bytes: two tiles in two stages, the columns' statistics (dK/dV only), and what is parked."""
+        steps = _steps(D)
+        stage = 2 * self.BC * (2 * steps + 1) * 16 + (self.BC * 16 if statistics else 0)
+        return 2 * stage + (2 * steps - self.HELD) * self.MT * self.NW * 512
+
+
+class Shapes(NamedTuple):
+    """The shapes of both kernels."""
+
+    dkdv: Shape
+    dq: Shape
+
+
+def _steps(D: int) -> int:
+    return -(-D // 16)
+
+
+def shapes(D: int, extras: int) -> Shapes:
+    """The shapes for head size D: the largest that spill on no architecture (sm_80, 90, 100), in no variant.
+
+    extras: how many of mask, bias and dropout are on; they need registers of their own.
+    """
+    both = 2 * _steps(D)
+    if extras:
+        held = both if D <= 64 else both * 3 // 4 if D <= 96 else both // 4
+        crowded = D == 128 and extras > 1
+        return Shapes(Shape(1, 2, 32, held) if crowded else Shape(1, 4, 64, held), Shape(1, 4, 64, both))
+    # 48 < D <= 64: dK/dV with everything held would need a few registers more than there are.
+    dkdv = Shape(2, 4, 64, both if D <= 48 else 6) if D <= 64 else Shape(1, 4, 64, both)
+    return Shapes(dkdv, Shape(2 if D <= 80 else 1, 4, 64, both))
+
+
+def backward(
+    do: Array, cache: FusedAttentionCache, wrt: Container[str] = ("q", "k", "v", "bias")
+) -> tuple[Array | None, Array | None, Array | None, Array | None]:
+    """(dq, dk, dv, dbias), None for what `wrt` does not name and for a bias that was not given. do (B, H, Tq, D).
+
+    Raises TypeError or ValueError, before anything is launched, for what the kernels do not serve.
+    """
+    checked = check_backward(do, cache)
+    _check_served(checked, do, cache)
+    q, k, v, B, H, _, Tq, Tk, _ = checked[:9]
+    xp = checked.xp
+    wants_keys, wants_bias = "k" in wrt or "v" in wrt, checked.bias is not None and "bias" in wrt
+    new = xp.empty_like if B and Tq and Tk else xp.zeros_like  # without a query or a key there is nothing to launch
+    dq = new(q) if "q" in wrt or wants_bias else None
+    dk, dv = (new(k), new(v)) if wants_keys else (None, None)
+    # dS in full, zeros where no tile goes: the one array whose size grows with Tq·Tk.
+    dscores = xp.zeros((B, H, Tq, Tk), "float32") if wants_bias else None
+    if B and Tq and Tk and (wants_keys or dq is not None):
+        launches = _Launches(checked, wants_bias)
+        stats = launches.stats(cache.y, do, cache.lse)
+        if wants_keys:
+            launches.dkdv(do, stats, dk, dv)
+        if dq is not None:
+            launches.dq(do, stats, dq, dscores)
+    return (
+        dq if "q" in wrt else None,
+        dk if "k" in wrt else None,
+        dv if "v" in wrt else None,
+        sum_to_bias(dscores, checked) if wants_bias else None,
+    )
+
+
+class _Launches:
+    """The three launches of one call."""
+
+    def __init__(self, checked: Checked, wants_bias: bool):
+        self.checked = checked
+        self.options = _option_defines(checked)
+        self.bias_gradient = {"BIAS_GRADIENT": 1} if wants_bias else {}
+        self.shapes = shapes(checked.D, _extras(self.options))
+        self.padded = -(-checked.Tq // self.shapes.dkdv.BC) * self.shapes.dkdv.BC
+        scale, c = np.float32(checked.scale), np.float32(checked.scale_log2)
+        self.sizes = (np.int32(checked.Tq), np.int32(checked.Tk), np.int32(self.padded), scale, c)
+        self.option_arguments = (
+            np.int32(checked.H),
+            np.int32(checked.H // checked.Hkv),
+            checked.key_lengths,
+            *checked.mask_arguments,
+            *checked.bias_arguments,
+            checked.seed,
+            checked.threshold,
+            np.float32(checked.keep_scale),
+        )
+
+    def _kernel(self, entry: str, defines: dict[str, int]) -> launch.Kernel:
+        defines = _element_defines(self.checked.D, self.checked.q.dtype.name) | defines
+        return launch.kernel(SOURCE, entry, defines, self.checked.q)
+
+    def stats(self, y: Array, do: Array, lse: Array) -> Array:
+        """-D and LSE of all queries, two queries to a record, (B·H, padded / 2, 8)."""
+        B, H, D = self.checked.B, self.checked.H, self.checked.D
+        stats = self.checked.xp.empty((B * H, self.padded // 2, 8), "float32")
+        grid = (-(-self.padded * _copying_threads(D) // _STATS_THREADS), B * H)
+        kernel = self._kernel("attention_backward_stats", {})
+        kernel(grid, (_STATS_THREADS,), (y, do, lse, stats, self.sizes[0], self.sizes[2]))
+        return stats
+
+    def dkdv(self, do: Array, stats: Array, dk: Array, dv: Array) -> None:
+        checked, shape = self.checked, self.shapes.dkdv
+        kernel = self._kernel("attention_backward_dkdv", self.options | shape.defines("KV"))
+        grid = (-(-checked.Tk // shape.rows), checked.B * checked.Hkv)
+        args = (checked.q, checked.k, checked.v, do, stats, dk, dv, *self.sizes, *self.option_arguments)
+        kernel(grid, (shape.threads,), args, shared_mem=shape.shared_memory(checked.D, statistics=True))
+
+    def dq(self, do: Array, stats: Array, dq: Array, dscores: Array | None) -> None:
+        checked, shape = self.checked, self.shapes.dq
+        kernel = self._kernel("attention_backward_dq", self.options | self.bias_gradient | shape.defines("DQ"))
+        grid = (-(-checked.Tq // shape.rows), checked.B * checked.H)
+        args = (checked.q, checked.k, checked.v, do, stats, dq, dscores, *self.sizes, *self.option_arguments)
+        kernel(grid, (shape.threads,), args, shared_mem=shape.shared_memory(checked.D, statistics=False))
+
+
+def _copying_threads(D: int) -> int:
+    """Threads that copy a row of D numbers, 16 bytes each: a power of two. `Head<D>::LANES` in the source."""
+    return 1 << (D // 8 - 1).bit_length()
+
+
+def _element_defines(D: int, dtype: str) -> dict[str, int]:
+    return {"HEAD": D, "ELEMENT_BF16" if dtype == "bfloat16" else "ELEMENT_F16": 1}
+
+
+def _option_defines(checked: Checked) -> dict[str, int]:
+    chosen = {
+        "CAUSAL": checked.causal,
+        "GROUPED": checked.Hkv != checked.H,
+        "HAS_LENGTHS": checked.key_lengths is not None,
+        "HAS_MASK": checked.mask is not None,
+        "HAS_BIAS": checked.bias is not None,
+        "DROPOUT": checked.dropout > 0.0,
+    }
+    return {name: 1 for name, on in chosen.items() if on}
+
+
+def _extras(options: dict[str, int]) -> int:
+    return sum(name in options for name in ("HAS_MASK", "HAS_BIAS", "DROPOUT"))
+
+
+def _check_served(checked: Checked, do: Array, cache: FusedAttentionCache) -> None:
+    name, q = "attention_backward", checked.q
+    if q.dtype.name not in TENSOR_CORE_DTYPES:
+        raise TypeError(f"{name}: q has dtype {q.dtype}; the tensor cores serve {' and '.join(TENSOR_CORE_DTYPES)}")
+    if checked.D not in TENSOR_CORE_HEAD_SIZES:
+        raise ValueError(f"{name}: head size {checked.D}; the tensor cores serve multiples of 8 from 16 to 128")
+    group = checked.H // checked.Hkv
+    if group * checked.Tq * checked.D >= 2**31:
+        raise ValueError(
+            f"{name}: {group} query heads of {checked.Tq} rows share a key/value head; the kernel indexes fewer than "
+            "2^31 numbers in such a group: split the queries, or use fewer heads a group"
+        )
+    if (checked.mask is not None or checked.bias is not None) and checked.Tk >= 2**24:
+        raise ValueError(f"{name}: {checked.Tk} keys; with a mask or bias fewer than 2^24 are served: use key_lengths")
+    launch.check_grid((1, checked.B * checked.H))
+    for letter, array in (("q", q), ("k", checked.k), ("v", checked.v), ("y", cache.y), ("do", do)):
+        if _address(array) % 16:
+            raise ValueError(f"{name}: {letter} does not start at a multiple of 16 bytes; pass {letter}.copy()")
+
+
+def _address(array: Array) -> int:
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+
+
+# ---- what the compile gate compiles
+
+
+def _instances() -> tuple[Instance, ...]:
+    found = []
+
+    def add(D: int, dtype: str, note: str, **options: int) -> None:
+        element, chosen = _element_defines(D, dtype), shapes(D, _extras(options))
+        shared = {name: value for name, value in options.items() if name != "BIAS_GRADIENT"}
+        for entry, prefix, shape, defines in (
+            ("attention_backward_dkdv", "KV", chosen.dkdv, shared),
+            ("attention_backward_dq", "DQ", chosen.dq, options),
+        ):
+            found.append(
+                Instance(
+                    SOURCE,
+                    entry,
+                    element | defines | shape.defines(prefix),
+                    TENSOR_CORE_ARCHITECTURES,
+                    shape.threads,
+                    shape.shared_memory(D, statistics=prefix == "KV"),
+                    f"D={D} {'bf16' if dtype == 'bfloat16' else 'f16'} {note}",
+                )
+            )
+
+    everything = {"GROUPED": 1, "HAS_LENGTHS": 1, "HAS_MASK": 1, "HAS_BIAS": 1, "DROPOUT": 1, "BIAS_GRADIENT": 1}
+    for D in TENSOR_CORE_HEAD_SIZES:
+        add(D, "float16", "full")
+        add(D, "float16", "causal", CAUSAL=1)
+        add(D, "float16", "causal, all options", CAUSAL=1, **everything)
+    for D in (64, 128):
+        add(D, "bfloat16", "full")
+        add(D, "bfloat16", "causal", CAUSAL=1)
+        add(D, "float16", "grouped", GROUPED=1)
+        add(D, "float16", "causal, grouped, lengths", CAUSAL=1, GROUPED=1, HAS_LENGTHS=1)
+        add(D, "float16", "mask", HAS_MASK=1)
+        add(D, "float16", "bias and its gradient", HAS_BIAS=1, BIAS_GRADIENT=1)
+        add(D, "float16", "causal, dropout", CAUSAL=1, DROPOUT=1)
+        element = _element_defines(D, "float16")
+        found.append(
+            Instance(SOURCE, "attention_backward_stats", element, TENSOR_CORE_ARCHITECTURES, note=f"D={D} f16")
+        )
+    return tuple(found)
+
+
+INSTANCES = _instances()

@@ -1,0 +1,123 @@
+"""The compile gate: what the kernels compile to, held to kernels/budget.json.
+
+    "limits"    data, changed by hand only: {"kernel": a regular expression on the instance's name, "arch": [80], or
+                absent for all, "figure": a name in compile.Figures, "at_most" | "at_least": a number, "reason": why}
+    "measured"  a record of the last run, rewritten by --update-budget: what moved is shown, and is no violation
+
+A limit that no instance meets guards nothing any more: in a run over everything it is a violation itself, and so is a
+source that no instance compiles.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minilm.kernels.compile import Figures, Unit
+
+BUDGET = Path(__file__).parent / "budget.json"
+RECORDED = ("registers", "warps", "instructions")  # of each instance and architecture, in "measured"
+_KEYS = {"kernel", "arch", "figure", "at_most", "at_least", "reason"}
+
+
+def read_budget(path: Path = BUDGET) -> dict[str, Any]:
+    """The budget, checked: ValueError names the limit that is wrong."""
+    budget = json.loads(path.read_text())
+    for number, limit in enumerate(budget["limits"], 1):
+        where = f"{path.name}, limit {number}"
+        unknown = limit.keys() - _KEYS
+        if unknown or not limit.get("reason"):
+            raise ValueError(f"{where}: {'unknown ' + ', '.join(sorted(unknown)) if unknown else 'no reason is given'}")
+        if limit["figure"] not in Figures._fields:
+            raise ValueError(f"{where}: figure {limit['figure']!r} is unknown; known are {', '.join(Figures._fields)}")
+        if ("at_most" in limit) == ("at_least" in limit):
+            raise ValueError(f"{where}: give one of at_most and at_least")
+    return budget
+
+
+def applies(limit: Mapping[str, Any], figure: Figures) -> bool:
+    """Whether a limit is meant for this instance and architecture."""
+    return figure.arch in limit.get("arch", [figure.arch]) and re.search(limit["kernel"], figure.kernel) is not None
+
+
+def is_named(unit: Unit, budget: Mapping[str, Any]) -> bool:
+    """Whether a limit or a row of the comparison names an instance of this run together with its architecture."""
+    rows = [row for row in (*budget["limits"], *budget["compared"]) if unit.arch in _archs(row)]
+    return any(re.search(row["kernel"], instance.name) for row in rows for instance in unit.instances)
+
+
+def _archs(row: Mapping[str, Any]) -> list[int]:
+    named = row.get("arch", [])
+    return named if isinstance(named, list) else [named]
+
+
+def violations(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is not within the limits, a line each."""
+    found = []
+    for f in measured:
+        where = f"{f.kernel}, sm_{f.arch}"
+        if f.error:
+            found.append(f"{where}: does not compile: {f.error}")
+            continue
+        if f.blocks == 0:
+            found.append(f"{where}: cannot be launched: {f.threads} threads, {f.registers} registers, {f.shared} bytes")
+        for limit in limits:
+            if applies(limit, f):
+                value = getattr(f, limit["figure"])
+                if "at_most" in limit and value > limit["at_most"]:
+                    found.append(f"{where}: {limit['figure']} {value} > {limit['at_most']} ({limit['reason']})")
+                if "at_least" in limit and value < limit["at_least"]:
+                    found.append(f"{where}: {limit['figure']} {value} < {limit['at_least']} ({limit['reason']})")
+    return found
+
+
+def idle_limits(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Limits that no instance meets, a line each. Only of use after a run over everything."""
+    return [
+        f"no instance meets the limit {limit['figure']} of {limit['kernel']!r} ({limit['reason']})"
+        for limit in limits
+        if not any(applies(limit, f) for f in measured)
+    ]
+
+
+def sources_left_out(sources: Iterable[str], compiled: Iterable[str]) -> list[str]:
+    """Sources that no instance compiles, a line each."""
+    return [f"{file}: no launcher declares an instance of it" for file in sorted(set(sources) - set(compiled))]
+
+
+def changes(measured: Iterable[Figures], budget: Mapping[str, Any]) -> list[str]:
+    """What moved against the record, a line each."""
+    found = []
+    for f in measured:
+        before = budget["measured"].get(f.kernel, {}).get(str(f.arch))
+        now = [getattr(f, name) for name in RECORDED]
+        if before is not None and not f.error and before != now:
+            moved = (f"{n} {a} -> {b}" for n, a, b in zip(RECORDED, before, now, strict=True) if a != b)
+            found.append(f"{f.kernel}, sm_{f.arch}: {', '.join(moved)}")
+    return found
+
+
+def updated(budget: Mapping[str, Any], measured: Iterable[Figures], everything: bool) -> dict[str, Any]:
+    """The budget with a new record, its limits untouched. everything: nothing older is kept."""
+    record = {} if everything else {kernel: dict(archs) for kernel, archs in budget["measured"].items()}
+    for f in measured:
+        if not f.error:
+            record.setdefault(f.kernel, {})[str(f.arch)] = [getattr(f, name) for name in RECORDED]
+    return {**budget, "measured": dict(sorted(record.items()))}
+
+
+def write_budget(budget: Mapping[str, Any], path: Path = BUDGET) -> None:
+    """Written to a temporary name, then renamed: one line a limit and an instance, so that a change reads as one."""
+    limits = ",\n".join("    " + json.dumps(limit) for limit in budget["limits"])
+    record = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in budget["measured"].items())
+    rest = "".join(
+        f"  {json.dumps(k)}: {json.dumps(v)},\n" for k, v in budget.items() if k not in ("limits", "measured")
+    )
+    text = f'{{\n{rest}  "limits": [\n{limits}\n  ],\n  "measured": {{\n{record}\n  }}\n}}\n'
+    json.loads(text)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
