@@ -10,13 +10,15 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # choose kernels for another processor than this one
+DTYPES = ("float32", "float64", "float16", "bfloat16")
 NAMES = (
-    "softmax", "layer_norm", "gelu", "gelu-tanh", "cross_entropy", "embedding", "attention", "conv1d", "rnn", "lstm",
-    "gru", "gpt-step", "classifier-step",
+    "softmax", "layer_norm", "gelu", "gelu-tanh", "cross_entropy", "embedding", "attention", "decode", "conv1d", "rnn",
+    "lstm", "gru", "gpt-step", "classifier-step",
 )  # fmt: skip
 
 
@@ -26,9 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where it runs (default: cpu)")
     parser.add_argument("--against", default="torch", help="peers, by commas; absent ones are named (default: torch)")
     parser.add_argument("--threads", default="1", help="CPU threads, one or several by commas (default: 1)")
-    parser.add_argument(
-        "--dtype", choices=("float32", "float64"), default="float32", help="precision (default: float32)"
-    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision (default: float32)")
+    parser.add_argument("--autotune", action="store_true", help="choose kernels' configurations by timing them (cuda)")
     parser.add_argument(
         "--sizes", type=int, nargs="+", metavar="N", help="sizes in place of a workload's own, in order"
     )
@@ -81,19 +82,26 @@ def _in_a_process(argv: list[str], threads: int) -> dict[str, Any] | None:
 
 
 def _measure(names: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    from minilm.backend import resolve_device
+    from minilm.kernels.cuda.autotune import autotuning
+
+    try:
+        xp = resolve_device(arguments.device)
+    except ValueError as problem:
+        raise SystemExit(f"python -m benchmarks: error: {problem}") from None
+    with autotuning() if arguments.autotune else nullcontext():
+        return measure(names, arguments, xp, int(os.environ[THREAD_VARIABLES[0]]))
+
+
+def measure(names: list[str], arguments: argparse.Namespace, xp: Any, threads: int) -> dict[str, Any]:
+    """Verify and time the workloads on the arrays of `xp`: rows and environment, JSON-able."""
     import importlib.util
 
     import numpy as np
 
     from benchmarks import report, timing
     from benchmarks.workloads import WORKLOADS, Setting
-    from minilm.backend import resolve_device
 
-    threads = int(os.environ[THREAD_VARIABLES[0]])
-    try:
-        xp = resolve_device(arguments.device)
-    except ValueError as problem:
-        raise SystemExit(f"python -m benchmarks: error: {problem}") from None
     asked = tuple(name for name in arguments.against.split(",") if name)
     absent = [name for name in asked if importlib.util.find_spec(name) is None]
     peers = tuple(name for name in asked if name not in absent)

@@ -99,11 +99,10 @@ class Ceilings(NamedTuple):
     product_gigaflops: float  # of a square float32 matrix product
 
 
-def ceilings(xp: Any, clock: Any) -> Ceilings:
-    """Measure both, a few times each; the best counts."""
-    source = xp.ones(1 << 25, dtype="float32")  # 128 MB
+def ceilings(xp: Any, clock: Any, numbers: int = 1 << 25, size: int = 2048) -> Ceilings:
+    """Measure both, a few times each; the best counts. `numbers` are copied (128 MB), `size` is the matrices'."""
+    source = xp.ones(numbers, dtype="float32")
     target = xp.empty_like(source)
-    size = 2048
     a, b = xp.ones((size, size), dtype="float32"), xp.ones((size, size), dtype="float32")
 
     def copy() -> None:

@@ -15,6 +15,7 @@ from benchmarks import peers
 from minilm import ops, reference
 from minilm.backend import to_numpy
 from minilm.kernels import explain
+from minilm.kernels.cuda import attention_decode
 from minilm.models import build
 from minilm.optim import AdamW
 from minilm.text.batching import ClassificationBatch, LanguageBatch
@@ -47,8 +48,15 @@ class Setting(NamedTuple):
     peers: tuple[str, ...]
     seed: int = 0
 
+    @property
+    def tolerance(self) -> float:
+        """What results may differ by, relative to the largest number: by the precision of the arrays."""
+        return {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}[self.dtype]
+
     def draw(self, *shape: int, scale: float = 1.0) -> Any:
         rng = np.random.default_rng((self.seed, *shape))
+        if self.dtype == "bfloat16":
+            import ml_dtypes  # noqa: F401  NumPy knows the name from here on
         return self.xp.asarray((scale * rng.standard_normal(shape)).astype(self.dtype))
 
     def torch(self) -> Any:
@@ -132,7 +140,7 @@ def softmax(setting: Setting, rows: int = 4096, columns: int = 1024) -> Workload
     variants = _op_variants("softmax", lambda: ops.softmax(x), ops.softmax_backward, dy, x)
     if torch := setting.torch():
         variants["torch"] = _torch_pair(torch, lambda a: torch.softmax(a, -1), [x], dy)
-    return Workload("softmax", f"{rows} x {columns}", variants, 2 * x.nbytes, 4 * x.size, 1e-5)
+    return Workload("softmax", f"{rows} x {columns}", variants, 2 * x.nbytes, 4 * x.size, setting.tolerance)
 
 
 def layer_norm(setting: Setting, rows: int = 4096, columns: int = 512) -> Workload:
@@ -143,7 +151,7 @@ def layer_norm(setting: Setting, rows: int = 4096, columns: int = 512) -> Worklo
     if torch := setting.torch():
         norm = torch.nn.functional.layer_norm
         variants["torch"] = _torch_pair(torch, lambda a, g, b: norm(a, (columns,), g, b), args, dy)
-    return Workload("layer_norm", f"{rows} x {columns}", variants, 2 * x.nbytes, 8 * x.size, 1e-4)
+    return Workload("layer_norm", f"{rows} x {columns}", variants, 2 * x.nbytes, 8 * x.size, setting.tolerance)
 
 
 def gelu(setting: Setting, rows: int = 2048, columns: int = 2048, approximate: str = "none") -> Workload:
@@ -153,7 +161,7 @@ def gelu(setting: Setting, rows: int = 2048, columns: int = 2048, approximate: s
         function = torch.nn.functional.gelu
         variants["torch"] = _torch_pair(torch, lambda a: function(a, approximate=approximate), [x], dy)
     name = "gelu" if approximate == "none" else "gelu-tanh"
-    return Workload(name, f"{rows} x {columns}", variants, 2 * x.nbytes, 10 * x.size, 1e-5)
+    return Workload(name, f"{rows} x {columns}", variants, 2 * x.nbytes, 10 * x.size, setting.tolerance)
 
 
 def gelu_tanh(setting: Setting, rows: int = 2048, columns: int = 2048) -> Workload:
@@ -170,7 +178,7 @@ def cross_entropy(setting: Setting, rows: int = 1024, columns: int = 10000) -> W
     if torch := setting.torch():
         labels, function = torch.tensor(to_numpy(targets)), torch.nn.functional.cross_entropy
         variants["torch"] = _torch_pair(torch, lambda a: function(a, labels), [logits], None)
-    return Workload("cross_entropy", f"{rows} x {columns}", variants, logits.nbytes, 5 * logits.size, 1e-4)
+    return Workload("cross_entropy", f"{rows} x {columns}", variants, logits.nbytes, 5 * logits.size, setting.tolerance)
 
 
 def embedding(setting: Setting, vocabulary: int = 10000, columns: int = 256, count: int = 4096) -> Workload:
@@ -181,7 +189,9 @@ def embedding(setting: Setting, vocabulary: int = 10000, columns: int = 256, cou
     if torch := setting.torch():
         index, function = torch.tensor(to_numpy(ids)), torch.nn.functional.embedding
         variants["torch"] = _torch_pair(torch, lambda w: function(index, w), [weight], dy)
-    return Workload("embedding", f"{count} ids of {vocabulary} x {columns}", variants, 2 * dy.nbytes, 0, 1e-5)
+    return Workload(
+        "embedding", f"{count} ids of {vocabulary} x {columns}", variants, 2 * dy.nbytes, 0, setting.tolerance
+    )
 
 
 def attention(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 64) -> Workload:
@@ -193,7 +203,26 @@ def attention(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 6
     if torch := setting.torch():
         function = torch.nn.functional.scaled_dot_product_attention
         variants["torch"] = _torch_pair(torch, lambda a, b, c: function(a, b, c, is_causal=True), args, dy)
-    return Workload("attention", f"B{B} H{H} T{T} D{D} causal", variants, 4 * q.nbytes, 2 * B * H * T * T * D, 1e-4)
+    return Workload(
+        "attention", f"B{B} H{H} T{T} D{D} causal", variants, 4 * q.nbytes, 2 * B * H * T * T * D, setting.tolerance
+    )
+
+
+def decode(setting: Setting, B: int = 8, H: int = 8, Hkv: int = 2, T: int = 2048, D: int = 64) -> Workload:
+    """One query a sequence against a cache of keys and values, as in generation: forward only, bound by bandwidth."""
+    q, k, v = (setting.draw(B, heads, length, D) for heads, length in ((H, 1), (Hkv, T), (Hkv, T)))
+
+    def of(function: Callable[[], Any]) -> Variant:
+        return Variant(function, None, lambda: _host(function()))
+
+    variants = {"definition": _definition(of(lambda: ops.attention(q, k, v, cache=False)[0]))}
+    if setting.xp is not np:
+        variants["cuda.decode"] = of(lambda: attention_decode(q, k, v))
+    if torch := setting.torch():
+        function, arrays = torch.nn.functional.scaled_dot_product_attention, [torch.tensor(x) for x in (q, k, v)]
+        variants["torch"] = of(lambda: function(*arrays, enable_gqa=True))
+    size = f"B{B} H{H}/{Hkv} T{T} D{D}"
+    return Workload("decode", size, variants, k.nbytes + v.nbytes, 4 * B * H * T * D, setting.tolerance)
 
 
 def conv1d(setting: Setting, B: int = 32, T: int = 100, C: int = 64, K: int = 3) -> Workload:
@@ -205,7 +234,7 @@ def conv1d(setting: Setting, B: int = 32, T: int = 100, C: int = 64, K: int = 3)
         variants["torch"] = _torch_pair(
             torch, lambda a, w, b: function(a.transpose(1, 2), w, b, padding="same").transpose(1, 2), args, dy
         )
-    return Workload("conv1d", f"B{B} T{T} C{C} K{K}", variants, 2 * x.nbytes, 2 * B * T * C * C * K, 1e-4)
+    return Workload("conv1d", f"B{B} T{T} C{C} K{K}", variants, 2 * x.nbytes, 2 * B * T * C * C * K, setting.tolerance)
 
 
 def _recurrent(op: str, gates: int, setting: Setting, B: int, T: int, inputs: int, H: int) -> Workload:
@@ -238,7 +267,7 @@ def _recurrent(op: str, gates: int, setting: Setting, B: int, T: int, inputs: in
 
         variants["torch"] = Variant(lambda: layer(leaf)[0], lambda y: torch.autograd.grad(y, leaves, gradient), results)
     flops = 2 * B * T * gates * H * (inputs + H)
-    return Workload(op, f"B{B} T{T} {inputs} -> {H}", variants, x.nbytes + dy.nbytes, flops, 1e-3)
+    return Workload(op, f"B{B} T{T} {inputs} -> {H}", variants, x.nbytes + dy.nbytes, flops, setting.tolerance)
 
 
 def rnn(setting: Setting, B: int = 32, T: int = 100, inputs: int = 256, H: int = 512) -> Workload:
@@ -275,7 +304,7 @@ def _step(
     variants = {"definition": _definition(tuned), "tuned where served": tuned}
     if framework:
         variants["torch"] = Variant(framework, None, lambda: _host(framework()))
-    return Workload(name, size, variants, 0.0, flops, 1e-4)
+    return Workload(name, size, variants, 0.0, flops, setting.tolerance)
 
 
 def gpt_step(setting: Setting, layers: int = 4, width: int = 128, T: int = 64, B: int = 12) -> Workload:
@@ -304,6 +333,7 @@ WORKLOADS: dict[str, Callable[..., Workload]] = {
     "cross_entropy": cross_entropy,
     "embedding": embedding,
     "attention": attention,
+    "decode": decode,
     "conv1d": conv1d,
     "rnn": rnn,
     "lstm": lstm,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import functools
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import timing
 from benchmarks.timing import interleave
 from benchmarks.workloads import WORKLOADS, Setting, Variant, Workload
+from minilm.kernels.host.builder import find_compiler
+from tests import strict_cupy
+from tests.strict_cupy.device_kernels import device_kernels
 
 TINY = {
     "softmax": (6, 9),
@@ -20,6 +27,7 @@ TINY = {
     "cross_entropy": (6, 9),
     "embedding": (11, 4, 30),
     "attention": (2, 2, 7, 4),
+    "decode": (2, 4, 2, 9, 4),
     "conv1d": (2, 7, 4, 3),
     "rnn": (2, 5, 3, 4),
     "lstm": (2, 5, 3, 4),
@@ -99,6 +107,31 @@ def test_the_command(tmp_path, capfd):
         lines = list(csv.DictReader(file))
     assert len(lines) == len(rows)
     assert lines[0]["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_way_on_a_gpu(dtype, monkeypatch):
+    """On the stand-in, whose kernels run on the CPU: kernels are chosen, verified and timed between events."""
+    if find_compiler() is None:
+        pytest.skip("no C++ compiler")
+    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.strict)
+    monkeypatch.setattr(timing, "L2_FLUSH_BYTES", 1 << 12)
+    monkeypatch.setattr(timing, "ceilings", functools.partial(timing.ceilings, numbers=1 << 10, size=8))
+    sizes = {"softmax": (4, 64), "cross_entropy": (4, 64), "attention": (1, 2, 20, 16), "decode": (1, 2, 1, 40, 16)}
+    kernels = {
+        "attention": "cuda.fused",
+        "softmax": "cuda.fused",
+        "cross_entropy": "cuda.fused",
+        "decode": "cuda.decode",
+    }
+    if dtype == "float16":
+        del sizes["cross_entropy"]
+    with device_kernels(compute_capability=80):
+        for name, size in sizes.items():
+            options = argparse.Namespace(against="", dtype=dtype, sizes=size, seconds=0.001)
+            found = command.measure([name], options, strict_cupy.strict, threads=1)
+            assert found["environment"]["device"] == "stand-in"
+            assert {row["variant"] for row in found["rows"]} >= {"definition", kernels[name]}
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,11 @@ def _forget() -> None:
 def _cuda(compute_capability: int) -> types.SimpleNamespace:
     """As much of cupy.cuda as launchers use."""
     device = type("Device", (_Device,), {"compute_capability": str(compute_capability), "__module__": "cupy.cuda"})
-    runtime = types.SimpleNamespace(getDeviceProperties=lambda device: {"name": b"stand-in"})
+    runtime = types.SimpleNamespace(
+        getDeviceProperties=lambda device: {"name": b"stand-in"},
+        driverGetVersion=lambda: 0,
+        runtimeGetVersion=lambda: 0,
+    )
     return types.SimpleNamespace(Device=device, Event=_Event, get_elapsed_time=_elapsed, runtime=runtime)
 
 
