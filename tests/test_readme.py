@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from minilm.kernels.host.builder import find_compiler
+
 README = Path(__file__).parents[1] / "README.md"
 
 
 def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 4
+    if find_compiler() is None:  # the CUDA kernels run on the CPU through one
+        blocks = [block for block in blocks if "minilm.kernels.cuda" not in block]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     scope: dict = {}

@@ -100,12 +100,24 @@ def _device_kernel(file: str, name: str, options: tuple[tuple[str, str], ...]) -
 
     def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple, *, shared_mem: int = 0) -> None:
         args = _checked(name, check_grid(grid) and args, cupy)
+        _check_device(name, args, int(cupy.cuda.Device()))
         if shared_mem > PLAIN_SHARED and shared_mem > function.max_dynamic_shared_size_bytes:
             function.max_dynamic_shared_size_bytes = shared_mem
         null = np.uint64(0)
         function(grid, block, tuple(null if a is None else a for a in args), shared_mem=shared_mem)
 
     return launch
+
+
+def _check_device(name: str, args: tuple, current: int) -> None:
+    """Raise ValueError for an array on another GPU than the one that the kernel would be launched on."""
+    for number, argument in enumerate(args, 1):
+        where = getattr(getattr(argument, "device", None), "id", current)
+        if where != current:
+            raise ValueError(
+                f"{name}, argument {number}: the array lies on device {where}, but device {current} is current; "
+                f"call inside `with cupy.cuda.Device({where}):`, or move the array"
+            )
 
 
 def _checked(name: str, args: tuple, xp: Any) -> tuple:

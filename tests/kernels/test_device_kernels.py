@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import types
 
 import numpy as np
 import pytest
 
+from minilm.kernels.cuda import softmax
 from minilm.kernels.host import compiler_problem
 from tests import strict_cupy
 from tests.strict_cupy import StrictViolation, no_sync, strict
@@ -141,3 +144,14 @@ def test_nothing_compiles_outside(device):
     assert hasattr(strict, "RawModule")
     device.close()
     assert not hasattr(strict, "RawModule")
+
+
+@needs_compiler
+def test_array_on_another_device(monkeypatch):
+    """The stand-in has one device; a second one is made up for the array."""
+    monkeypatch.setitem(sys.modules, "cupy", strict)
+    x = array(np.ones((4, 64), "f4"))
+    softmax(x)
+    monkeypatch.setattr(strict_cupy.StrictArray, "device", types.SimpleNamespace(id=1), raising=False)
+    with pytest.raises(ValueError, match="device 1, but device 0 is current"):
+        softmax(x)
