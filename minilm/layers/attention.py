@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm.arena import empty_in
 from minilm.backend import Array, array_namespace
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.linear import Linear
@@ -96,10 +97,10 @@ class MultiHeadAttention(Layer):
         """The reverse of `_split`: each (B, H, T, D) is written once, into one (B, T, ΣH·D)."""
         batch, _, length, size = parts[0].shape
         count = sum(part.shape[1] for part in parts)
-        if len(parts) == 1:
+        if len(parts) == 1 and parts[0].transpose(0, 2, 1, 3).flags.c_contiguous:
             return parts[0].transpose(0, 2, 1, 3).reshape(batch, length, count * size)
         xp = array_namespace(*parts)
-        heads = xp.empty((batch, length, count, size), xp.result_type(*parts))  # (B, T, ΣH, D)
+        heads = empty_in(xp, (batch, length, count, size), xp.result_type(*parts))  # (B, T, ΣH, D)
         start = 0
         for part in parts:
             heads[:, :, start : start + part.shape[1]] = part.transpose(0, 2, 1, 3)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from minilm.arena import add
 from minilm.backend import Array, array_namespace, asarray_like, to_numpy
 
 Gradients = dict[str, Array]
@@ -173,7 +174,7 @@ def merge(into: Gradients, more: Gradients, prefix: str = "") -> Gradients:
     """
     for name, gradient in more.items():
         key = prefix + name
-        into[key] = into[key] + gradient if key in into else gradient
+        into[key] = add(into[key], gradient) if key in into else gradient
     return into
 
 

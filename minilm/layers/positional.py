@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from minilm.arena import add
 from minilm.backend import Array, array_namespace
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.initialization import normal
@@ -67,7 +68,7 @@ class Sinusoidal(PositionalEncoding):
         fits = table is not None and table.shape[0] >= end and table.dtype == dtype
         if not fits or array_namespace(table) is not array_namespace(x):
             self._table = table = sinusoidal_positions(max(end, 64), self.width, dtype=dtype, like=x)  # (T', C)
-        return x + table[offset:end], None  # (B, T, C)
+        return add(x, table[offset:end]), None  # (B, T, C)
 
 
 class Learned(PositionalEncoding):
@@ -92,7 +93,7 @@ class Learned(PositionalEncoding):
                 f"the text reaches {end} tokens, but the model has learned {self.context} positions: shorten the text, "
                 "or train with a longer context"
             )
-        return x + self.weight[offset:end], ((offset, end) if train else None)  # (B, T, C)
+        return add(x, self.weight[offset:end]), ((offset, end) if train else None)  # (B, T, C)
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         dx = dy if need_dx else None

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm.arena import add
 from minilm.backend import Array
 from minilm.layers.activation import Activation
 from minilm.layers.attention import KeyValues, MultiHeadAttention
@@ -93,7 +94,7 @@ class _ResidualBlock(Layer):
         h, norm_cache = self.children[norm].forward(x, train=train) if self.norm_first else (x, None)
         h, inner_cache = inner(h)
         h, dropout_cache = self.dropout.forward(h, train=train, rng=rng)
-        y = x + h
+        y = add(x, h)
         if not self.norm_first:
             y, norm_cache = self.children[norm].forward(y, train=train)
         return y, ResidualCache(norm_cache, inner_cache, dropout_cache)
@@ -123,7 +124,7 @@ class _ResidualBlock(Layer):
                 if below:
                     dh, own = layer.backward(dh, cache.norm, need_dx=need_dx)
                     merge(grads, own, f"{norm}.")
-                    dx = dy + dh if need_dx else None
+                    dx = add(dy, dh) if need_dx else None
             return dx
         below = need_dx or trained
         dsum, own = layer.backward(dy, cache.norm, need_dx=below)
@@ -132,7 +133,7 @@ class _ResidualBlock(Layer):
             return None
         dh, _ = self.dropout.backward(dsum, cache.dropout)
         dh = inner(dh, cache.inner, need_dx)
-        return dsum + dh if need_dx else None
+        return add(dsum, dh) if need_dx else None
 
     @property
     def _feed_forward(self) -> dict[str, Layer]:

@@ -66,12 +66,12 @@ class Classifier(Layer):
             loss, loss_cache = cross_entropy(logits, batch.labels, cache=train)
         return loss, (ClassifierCache(cache, loss_cache) if train else None)
 
-    def backward(self, cache: ClassifierCache) -> Gradients:
-        """The gradients of the loss."""
+    def backward(self, cache: ClassifierCache, dloss: float = 1.0) -> Gradients:
+        """The gradients of dloss · loss."""
         if self.outputs == 1:
-            dlogits = binary_cross_entropy_with_logits_backward(1.0, cache.loss)[:, None]  # (B, 1)
+            dlogits = binary_cross_entropy_with_logits_backward(dloss, cache.loss)[:, None]  # (B, 1)
         else:
-            dlogits = cross_entropy_backward(1.0, cache.loss)  # (B, K)
+            dlogits = cross_entropy_backward(dloss, cache.loss)  # (B, K)
         return self.backward_logits(dlogits, cache.logits)
 
     def probabilities(self, ids: Array, lengths: Array | None = None) -> Array:

@@ -99,9 +99,9 @@ class LanguageModel(Layer):
         loss, loss_cache = cross_entropy(logits, batch.targets, cache=train)
         return loss, (cache._replace(loss=loss_cache) if train else None)
 
-    def backward(self, cache: LanguageModelCache) -> Gradients:
-        """The gradients of the loss."""
-        return self.backward_logits(cross_entropy_backward(1.0, cache.loss), cache)
+    def backward(self, cache: LanguageModelCache, dloss: float = 1.0) -> Gradients:
+        """The gradients of dloss · loss."""
+        return self.backward_logits(cross_entropy_backward(dloss, cache.loss), cache)
 
     def next_logits(self, ids: Array, state: Any = None) -> tuple[Array, Any]:
         """The logits (B, V) of the token after ids (B, T), which follow the tokens in `state`, and the new state."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm.arena import add
 from minilm.backend import Array, array_namespace
 from minilm.layers.attention import MultiHeadAttention
 from minilm.layers.base import Gradients, Layer, merge
@@ -146,7 +147,7 @@ class RecurrentBackbone(Backbone):
             options = {"causal": self.causal, "key_lengths": lengths, "rng": rng}
             y = apply("attention", self.attention, x, **options)
             y = apply("dropout_attention", self.dropout, y, rng=rng)
-            x = x + y if self.attention_residual else y
+            x = add(x, y) if self.attention_residual else y
         x, _ = apply("rnn", self.rnn, x, lengths=lengths, rng=rng)  # (B, T, directions·H)
         x = apply("dropout_rnn", self.dropout, x, rng=rng)
         return x, (RecurrentCache(parts, valid) if train else None)
@@ -191,6 +192,6 @@ class RecurrentBackbone(Backbone):
             x, convolution = self.conv.step(x, convolution)
         if "attention" in self.children:
             y, attention = self.attention.step(x, attention)
-            x = x + y if self.attention_residual else y
+            x = add(x, y) if self.attention_residual else y
         (x, recurrence), _ = self.rnn.forward(x, recurrence, train=False)
         return x, RecurrentState(length + ids.shape[1], convolution, attention, recurrence)

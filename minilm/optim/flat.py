@@ -69,20 +69,23 @@ class FlatParameters:
                 start = self.segments.pop()[1].start
             self.segments.append((groups[name], slice(start, stop)))
 
-    def accumulate(self, grads: Gradients, scale: float = 1.0) -> None:
-        """gradient += scale · grads; the first call after a step overwrites instead.
+    def accumulate(self, *grads: Gradients, scale: float = 1.0) -> None:
+        """gradient += scale · Σ grads; the first call after a step overwrites instead.
 
         Raises ValueError, before anything is written, for a name that is missing or unknown, and for a wrong shape.
         """
-        self._check(grads)
+        for each in grads:
+            self._check(each)
         for name, slot in self.slots.items():
-            grad = grads[name]
-            if not self.filled:
-                self.xp.multiply(grad, scale, out=slot.gradient)
-            elif scale == 1.0:
-                self.xp.add(slot.gradient, grad, out=slot.gradient)
+            first, *more = (each[name] if scale == 1.0 else each[name] * scale for each in grads)
+            if self.filled:
+                self.xp.add(slot.gradient, first, out=slot.gradient)
+            elif more:  # two at once: one pass over memory less
+                self.xp.add(first, more.pop(0), out=slot.gradient)
             else:
-                self.xp.add(slot.gradient, grad * scale, out=slot.gradient)
+                slot.gradient[...] = first
+            for gradient in more:
+                self.xp.add(slot.gradient, gradient, out=slot.gradient)
         self.filled = True
 
     def _check(self, grads: Gradients) -> None:

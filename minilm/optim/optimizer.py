@@ -18,8 +18,10 @@ import numpy as np
 from minilm.backend import Array, asarray_like, to_numpy
 from minilm.layers.base import Gradients, Layer
 from minilm.optim.flat import FlatParameters
+from minilm.threads import spread
 
 BLOCK = 32768  # numbers: four float32 arrays of this length are half of a 1 MB second-level cache
+SPREAD_BLOCKS = 16  # from here on, half a million numbers, threads share them
 
 
 class Optimizer:
@@ -40,12 +42,10 @@ class Optimizer:
         self.xp = self.flat.xp
         self.steps = 0
         self._kept = {name: self.xp.zeros_like(self.flat.values) for name in self.moments}
-        self._block = BLOCK if self.xp is np else self.flat.values.size
-        self._scratch = self.xp.empty(min(self._block, self.flat.values.size), dtype=self.flat.values.dtype)
 
-    def accumulate(self, grads: Gradients, scale: float = 1.0) -> None:
-        """Add scale · grads to the gradient of this step. `grads` must name exactly the trained parameters."""
-        self.flat.accumulate(grads, scale)
+    def accumulate(self, *grads: Gradients, scale: float = 1.0) -> None:
+        """Add scale · Σ grads to the gradient of this step. Each must name exactly the trained parameters."""
+        self.flat.accumulate(*grads, scale=scale)
 
     def clip(self, max_norm: float) -> Array:
         """Scale the accumulated gradient to a global norm of at most `max_norm`; returns the norm before."""
@@ -64,13 +64,25 @@ class Optimizer:
         self.flat.filled = False
         self.steps += 1
         lr = self.lr if lr is None else float(lr)  # a NumPy float64 would make float32 blocks float64
-        for group, part in self.flat.segments:
-            decay = self.weight_decay if group == 0 else 0.0
-            for start in range(part.start, part.stop, self._block):
-                block = slice(start, min(start + self._block, part.stop))
-                scratch = self._scratch[: block.stop - block.start]
+        flat = self.flat
+        size = BLOCK if self.xp is np else max(1, flat.values.size)
+        blocks = [
+            (self.weight_decay if group == 0 else 0.0, slice(start, min(start + size, part.stop)))
+            for group, part in flat.segments
+            for start in range(part.start, part.stop, size)
+        ]
+
+        def update(first: int, last: int) -> None:
+            scratch = self.xp.empty(min(size, flat.values.size), dtype=flat.values.dtype)
+            for decay, block in blocks[first:last]:
                 kept = [array[block] for array in self._kept.values()]
-                self._update(self.flat.values[block], self.flat.gradient[block], scratch, *kept, lr=lr, decay=decay)
+                part = scratch[: block.stop - block.start]
+                self._update(flat.values[block], flat.gradient[block], part, *kept, lr=lr, decay=decay)
+
+        if len(blocks) >= SPREAD_BLOCKS:
+            spread(update, len(blocks))
+        else:
+            update(0, len(blocks))
 
     def _update(self, p: Array, g: Array, scratch: Array, *moments: Array, lr: float, decay: float) -> None:
         """Update one block: p in place, and its moments. g and scratch may be overwritten."""

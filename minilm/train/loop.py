@@ -28,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minilm import __version__
-from minilm.backend import Array, generator, to_numpy
+from minilm.backend import Array, to_numpy
 from minilm.files import replacing
 from minilm.layers.base import Layer
 from minilm.optim.flat import find_nonfinite
@@ -37,6 +37,7 @@ from minilm.train.checkpoint import load_checkpoint, save_checkpoint
 from minilm.train.data import TrainingData, terms_of
 from minilm.train.evaluation import batch_like
 from minilm.train.options import OPTIMIZERS, TrainingOptions
+from minilm.train.parallel import BatchGradients
 
 DROPOUT_STREAM = 1  # of the generators: (seed, stream, step, micro-batch); the order of the data has its own
 METRICS, LAST, BEST = "metrics.jsonl", "last.safetensors", "best.safetensors"
@@ -122,6 +123,7 @@ class _Session:
             )
         self.model, self.data, self.options, self.run, self.info = model, data, options, run, info
         self.optimizer: Optimizer = OPTIMIZERS[options.optimizer](model, options)
+        self.differentiate = BatchGradients(model)
         self.result = TrainingResult()
         self.step = self.saved = 0  # steps done; steps done at the last checkpoint
         self.tokens = self.unlogged_tokens = 0
@@ -176,22 +178,20 @@ class _Session:
 
     def one_step(self) -> None:
         """Draw, differentiate, accumulate, clip, update."""
-        options, micro_batches = self.options, self.options.micro_batches
-        batches = [self.data.batch(self.step, micro) for micro in range(micro_batches)]
+        options, micro_batches, like = self.options, self.options.micro_batches, self.optimizer.flat.values
+        batches = [batch_like(self.data.batch(self.step, micro), like) for micro in range(micro_batches)]
         # the mean over all micro-batches together: each weighs by the number of terms in its own mean
-        terms = [terms_of(batch) for batch in batches] if micro_batches > 1 else [1]
-        like, loss = self.optimizer.flat.values, None
-        # numbers that are not finite are found below and reported once, by name
+        terms, losses = [terms_of(batch) for batch in batches], []
+        for micro, batch in enumerate(batches):
+            seed = (options.seed, DROPOUT_STREAM, self.step, micro)
+            loss, gradients = self.differentiate(batch, terms[micro] / sum(terms), seed)
+            self.optimizer.accumulate(*gradients)
+            losses.append(loss)
+            self.tokens += batch.ids.size
+            self.unlogged_tokens += batch.ids.size
+            del gradients  # before the next micro-batch makes its own
+        loss = sum(losses)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for micro, batch in enumerate(batches):
-                rng = generator(options.seed, DROPOUT_STREAM, self.step, micro)
-                weight = terms[micro] / sum(terms)
-                part, cache = self.model.loss(batch_like(batch, like), train=True, rng=rng)
-                self.optimizer.accumulate(self.model.backward(cache), weight)
-                loss = part * weight if loss is None else loss + part * weight
-                self.tokens += batch.ids.size
-                self.unlogged_tokens += batch.ids.size
-                del part, cache  # before the next micro-batch makes its own
             norm = self.optimizer.clip(options.clip) if options.clip else self.optimizer.norm()
         self.waiting.append((loss, norm))
         if self.optimizer.xp is np:

@@ -83,10 +83,10 @@ def test_accumulation(layer, xp, rng):
         one, two = random_grads(layer, rng, xp), random_grads(layer, rng, xp)
         expected = {name: 0.25 * xp.to_numpy(one[name]) + 0.75 * xp.to_numpy(two[name]) for name in one}
         before = on_host(layer.parameters())
-        optimizer.accumulate(one, 0.25)
+        optimizer.accumulate(one, scale=0.25)
         for grad in one.values():
             grad[...] = np.nan  # the optimizer must have taken a copy
-        optimizer.accumulate(two, 0.75)
+        optimizer.accumulate(two, scale=0.75)
         for name, gradient in optimizer.flat.gradients().items():
             np.testing.assert_allclose(xp.to_numpy(gradient), expected[name], rtol=1e-6, atol=1e-7)
         optimizer.step()
@@ -139,8 +139,8 @@ def test_step_does_not_wait_for_the_device(xp, rng):
         optimizer, grads = rule(layer), random_grads(layer, rng, xp)
         with strict_cupy.no_sync(("sync", "upload")):
             for _ in range(2):
-                optimizer.accumulate(grads, 0.5)
-                optimizer.accumulate(grads, 0.5)
+                optimizer.accumulate(grads, scale=0.5)
+                optimizer.accumulate(grads, scale=0.5)
                 optimizer.clip(1.0)
                 optimizer.step()
         assert optimizer.flat.values.dtype == np.float32

@@ -156,9 +156,9 @@ class Poisoned(Toy):
         super().__init__(**options)
         self.step, self.name, self.value, self.calls = step, name, value, 0
 
-    def backward(self, cache):
+    def backward(self, cache, dloss=1.0):
         self.calls += 1
-        grads = super().backward(cache)
+        grads = super().backward(cache, dloss)
         if self.calls == self.step:
             grads[self.name].reshape(-1)[:1] = self.value
         return grads

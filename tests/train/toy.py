@@ -32,9 +32,9 @@ class Toy(Layer):
         loss, loss_cache = cross_entropy(logits, batch.targets, cache=train)
         return loss, (caches, loss_cache) if train else None
 
-    def backward(self, cache):
+    def backward(self, cache, dloss=1.0):
         caches, loss_cache = cache
-        return chain_backward(self.children, cross_entropy_backward(1.0, loss_cache), caches, need_dx=False)[1]
+        return chain_backward(self.children, cross_entropy_backward(dloss, loss_cache), caches, need_dx=False)[1]
 
 
 def toy_tokens(count: int) -> np.ndarray:

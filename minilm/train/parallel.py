@@ -1,0 +1,71 @@
+"""Loss and gradients of one batch on several threads: each takes some of its rows, all the way forward and back.
+
+    L = Σ_p w_p L_p,   w_p = (terms of part p) / (terms of the batch)          ∂L/∂θ = Σ_p ∂(w_p L_p)/∂θ, in this order
+
+A whole pass in each thread needs two meetings a step, where threads within each operation would need hundreds; NumPy
+releases the interpreter's lock while it computes. The rows of a batch must not depend on each other: a model with batch
+normalization, whose rows share their statistics, is not split.
+
+The same number of threads gives the same bits. Another number rounds, and draws its dropout, differently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minilm import threads
+from minilm.arena import Arena
+from minilm.backend import Array, array_namespace, generator
+from minilm.layers.base import Gradients, Layer
+from minilm.layers.normalization import BatchNorm
+from minilm.train.data import terms_of
+
+MINIMUM_TOKENS = 256  # below, the threads' meeting costs more than it saves
+
+
+class BatchGradients:
+    """The function batch -> (loss, gradients of each part) of one model. Each keeps its thread's memory."""
+
+    def __init__(self, model: Layer) -> None:
+        self.model = model
+        self.arenas: list[Arena] = [Arena()]
+        self.divisible = not any(isinstance(layer, BatchNorm) for _, layer in model.walk())
+
+    def __call__(self, batch: Any, weight: float = 1.0, seed: tuple[int, ...] = (0,)) -> tuple[Array, list[Gradients]]:
+        """weight · loss, and the gradients of that, whose sum over the list is the batch's. `seed` is for dropout."""
+        pieces = self._pieces(batch)
+        if len(pieces) == 1:
+            with self.arenas[0]:
+                loss, grads = self._differentiate(batch, weight, seed)
+            return loss, [grads]
+        while len(self.arenas) < len(pieces):
+            self.arenas.append(Arena())
+        parts = [_rows(batch, *piece) for piece in pieces]
+        terms = [terms_of(part) for part in parts]
+
+        def work(first: int, last: int) -> tuple[Array, Gradients]:
+            (number,) = range(first, last)
+            with self.arenas[number]:
+                return self._differentiate(parts[number], weight * terms[number] / sum(terms), (*seed, number))
+
+        results = threads.spread(work, len(parts))
+        return sum(loss for loss, _ in results), [grads for _, grads in results]
+
+    def _pieces(self, batch: Any) -> list[tuple[int, int]]:
+        rows = len(batch.ids)
+        host = array_namespace(batch.ids) is np
+        number = threads.count() if host and self.divisible and batch.ids.size >= MINIMUM_TOKENS else 1
+        return threads.parts(rows, number) or [(0, rows)]
+
+    def _differentiate(self, batch: Any, weight: float, seed: tuple[int, ...]) -> tuple[Array, Gradients]:
+        # numbers that are not finite are found by the caller and reported once, by name
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            loss, cache = self.model.loss(batch, train=True, rng=generator(*seed))
+            return loss * weight, self.model.backward(cache, weight)
+
+
+def _rows(batch: Any, start: int, stop: int) -> Any:
+    """Some rows of a batch (a NamedTuple of arrays that share their first axis)."""
+    return batch._replace(**{name: value[start:stop] for name, value in batch._asdict().items()})
