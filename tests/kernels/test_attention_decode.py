@@ -124,6 +124,8 @@ q = rng.normal(size=(2, 2, 40)).astype(np.float16)
 k, v = (rng.normal(size=(2, 1, 70, 40)).astype(np.float16) for _ in "kv")
 y = attention_decode(q, k, v, key_lengths=[70, 33], mask=rng.random((2, 2, 70)) < 0.8, splits=2)
 assert np.isfinite(y).all()
+q, (k, v) = rng.normal(size=(1, 4, 128)).astype(np.float32), rng.normal(size=(2, 1, 2, 131, 128)).astype(np.float32)
+assert np.isfinite(attention_decode(q, k, v)).all()
 """
 
 

@@ -265,12 +265,14 @@ SANITIZED = """
 import numpy as np
 from minilm.kernels.cuda.attention import attention, attention_backward
 rng = np.random.default_rng(0)
-q, dy = rng.standard_normal((2, 1, 2, 37, 16)).astype(np.float32)
-k, v = rng.standard_normal((2, 1, 1, 66, 16)).astype(np.float32)
-bias = rng.standard_normal((37, 66)).astype(np.float32)
-for options in ({}, {"causal": True, "key_lengths": [65], "mask": bias > -1, "bias": bias, "dropout": 0.2, "rng": rng}):
-    y, cache = attention(q, k, v, **options)
-    assert all(np.isfinite(x).all() for x in (y, *attention_backward(dy, cache)) if x is not None)
+for dtype, D in (("float32", 16), ("float16", 24), ("float64", 80)):
+    q, dy = rng.standard_normal((2, 1, 2, 37, D)).astype(dtype)
+    k, v = rng.standard_normal((2, 1, 1, 66, D)).astype(dtype)
+    bias = rng.standard_normal((37, 66)).astype(dtype)
+    every = {"causal": True, "key_lengths": [65], "mask": bias > -1, "bias": bias, "dropout": 0.2, "rng": rng}
+    for options in ({}, every):
+        y, cache = attention(q, k, v, **options)
+        assert all(np.isfinite(x).all() for x in (y, *attention_backward(dy, cache)) if x is not None)
 """
 
 
@@ -372,6 +374,23 @@ def test_the_rungs_of_the_ladder(rung, Tq, Tk, causal, poisoned_empty, host_run)
     (q, k, v, _), _ = case.inputs()
     y = ladder.attention(q, k, v, causal=causal, rung=rung)
     assert_within(y, definition(case, np.float64)[0], definition(case, np.float32)[0], "value")
+
+
+SANITIZED_LADDER = """
+import numpy as np
+from minilm.kernels.cuda import ladder
+rng = np.random.default_rng(0)
+q, k, v = rng.standard_normal((3, 1, 2, 37, 40)).astype(np.float32)
+for rung in ("naive", "tiles", "online"):
+    assert np.isfinite(ladder.attention(q, k, v, causal=True, rung=rung)).all()
+for rung in ("naive", "shared"):
+    assert np.isfinite(ladder.softmax(q[0], rung=rung)).all()
+"""
+
+
+def test_sanitizers_are_silent_on_the_ladder(sanitized):
+    outcome = sanitized(SANITIZED_LADDER)
+    assert outcome.clean, outcome.report[-3000:]
 
 
 def test_the_ladder_refuses_what_its_rungs_do_not_serve():

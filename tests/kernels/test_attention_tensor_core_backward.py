@@ -290,6 +290,7 @@ SANITIZED = """
 from tests.kernels.test_attention_tensor_core_backward import F16, make, run, some
 mask, bias = some((2, 1, 40, 70))
 run(make(F16, 24, 97, 97, causal=True))
+run(make(F16, 128, 33, 70))
 run(make(F16, 16, 40, 70, B=2, H=2, Hkv=1, key_lengths=[60, 0], dropout=0.3, mask=mask, bias=bias), ("q", "bias"))
 """
 
