@@ -18,6 +18,7 @@ import numpy as np
 from minilm.arena import empty_in
 from minilm.backend import Array, array_namespace
 from minilm.layers.base import Gradients, Layer, merge
+from minilm.layers.key_values import KeyValues, extend
 from minilm.layers.linear import Linear
 from minilm.layers.positional import NoPositions, PositionalEncoding
 from minilm.ops.attention import attention, attention_backward, attention_weights
@@ -31,13 +32,6 @@ class MultiHeadAttentionCache(NamedTuple):
     key_rotation: Any
     attention: Any
     output: Any  # of out_proj
-
-
-class KeyValues(NamedTuple):
-    """What inference remembers of the tokens before: keys are rotated already."""
-
-    keys: Array  # (B, Hkv, T, D)
-    values: Array  # (B, Hkv, T, D)
 
 
 class MultiHeadAttention(Layer):
@@ -190,17 +184,14 @@ class MultiHeadAttention(Layer):
         Returns what a causal `forward` of the whole sequence gives at these positions, and the longer past.
         """
         (q, k, v), _ = self._project(x, None, train=False)
-        offset = 0 if past is None else past.keys.shape[2]
+        offset = 0 if past is None else past.length
         q, _ = self.positions.rotate(q, offset, train=False)
         k, _ = self.positions.rotate(k, offset, train=False)
-        if past is not None:
-            xp = array_namespace(x)
-            k = xp.concatenate((past.keys, k), axis=2)  # (B, Hkv, offset+T, D)
-            v = xp.concatenate((past.values, v), axis=2)
-        bias = self.positions.bias(self.heads, q.shape[2], k.shape[2], x)
-        heads, _ = attention(q, k, v, causal=True, bias=bias, cache=False)  # (B, H, T, D)
+        past = extend(past, k, v)  # (B, Hkv, offset+T, D)
+        bias = self.positions.bias(self.heads, q.shape[2], past.length, x)
+        heads, _ = attention(q, past.keys, past.values, causal=True, bias=bias, cache=False)  # (B, H, T, D)
         y, _ = self.out_proj.forward(self._join(heads), train=False)
-        return y, KeyValues(k, v)
+        return y, past
 
     def weights(
         self,

@@ -21,9 +21,10 @@ import numpy as np
 from minilm.arena import add
 from minilm.backend import Array
 from minilm.layers.activation import Activation
-from minilm.layers.attention import KeyValues, MultiHeadAttention
+from minilm.layers.attention import MultiHeadAttention
 from minilm.layers.base import Gradients, Layer, chain_backward, chain_forward, merge
 from minilm.layers.dropout import Dropout
+from minilm.layers.key_values import KeyValues
 from minilm.layers.linear import Linear
 from minilm.layers.normalization import LayerNorm, RMSNorm
 from minilm.layers.positional import PositionalEncoding
