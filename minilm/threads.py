@@ -55,12 +55,13 @@ def count() -> int:
 
 @contextmanager
 def limit(threads: int) -> Iterator[None]:
-    """Within this block, `threads` threads; BLAS keeps its own number outside of `spread`."""
+    """Within this block, `threads` threads, for BLAS too. Raises ValueError for fewer than 1."""
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     token = _limit.set(threads)
     try:
-        yield
+        with _blas().limit(limits=threads):
+            yield
     finally:
         _limit.reset(token)
 

@@ -9,8 +9,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
-from minilm import __version__
+from minilm import __version__, threads
 from minilm.cli import demo, evaluate, finetune, generate, gradcheck, info, predict, train
 
 COMMANDS = (demo, train, generate, finetune, evaluate, predict, info, gradcheck)
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        number = getattr(arguments, "threads", None)
+        with threads.limit(number) if number else nullcontext():
+            return arguments.run(arguments) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

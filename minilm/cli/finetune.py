@@ -90,12 +90,7 @@ def start(arguments: argparse.Namespace, *, base: str, source: str) -> int:
         pooling=arguments.pooling,
         vocab_size=arguments.vocab_size,
         min_frequency=arguments.min_frequency,
-        model=options.model_options(arguments),
-        training=options.training_options(arguments),
-        seed=arguments.seed,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        progress=not arguments.quiet,
+        **options.run_options(arguments),
     )
     print_training(trained)
     return 0

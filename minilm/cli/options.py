@@ -48,6 +48,12 @@ def add_device(parser: argparse.ArgumentParser, *, seed: bool = True, dtype: boo
         default="auto",
         help="array library: cuda needs CuPy and an NVIDIA GPU; auto takes it where both are there (default: auto)",
     )
+    group.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="CPU threads; another number rounds differently (default: $MINILM_NUM_THREADS, else the processors)",
+    )
     if seed:
         group.add_argument("--seed", type=not_negative, default=0, help="seed of everything random (default: 0)")
     if dtype:
@@ -77,6 +83,18 @@ def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the user said about the model; nothing of it where nothing was said."""
     said = {name: getattr(arguments, name) for name in MODEL_SHORTCUTS if getattr(arguments, name) is not None}
     return said | dict(arguments.option)
+
+
+def run_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the recipes that start a run have in common."""
+    return {
+        "model": model_options(arguments),
+        "training": training_options(arguments),
+        "seed": arguments.seed,
+        "dtype": arguments.dtype,
+        "device": arguments.device,
+        "progress": not arguments.quiet,
+    }
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:

@@ -52,12 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         vocab_size=arguments.vocab_size,
         min_frequency=arguments.min_frequency,
         validation=arguments.validation,
-        model=options.model_options(arguments),
-        training=options.training_options(arguments),
-        seed=arguments.seed,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        progress=not arguments.quiet,
+        **options.run_options(arguments),
     )
     print_training(trained)
     return 0

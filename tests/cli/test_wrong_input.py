@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from minilm.cli import main
+from minilm import threads
+from minilm.cli import evaluate, main
 from tests.cli.test_commands import SMALL, folder, language_run  # noqa: F401  fixtures
 
 
@@ -137,3 +138,13 @@ def test_the_wrong_kind_of_run(language_run, capsys):  # noqa: F811
 @pytest.mark.parametrize("option", [("--temperature", "-1"), ("--top-k", "0"), ("--top-p", "1.5"), ("--tokens", "0")])
 def test_sampling_options_out_of_range(option, language_run, capsys):  # noqa: F811
     fails(["generate", language_run, *option, "--device", "cpu"], capsys, option[1])
+
+
+def test_threads_are_limited_for_the_command(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(evaluate, "run", lambda arguments: seen.append(threads.count()))
+    assert main(["evaluate", "run", "--threads", "3"]) == 0
+    assert seen == [3]
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "run", "--threads", "0"])
+    assert ended.value.code == 2 and "at least 1" in capsys.readouterr().err
