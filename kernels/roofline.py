@@ -26,12 +26,23 @@ class Card(NamedTuple):
     source: str
 
 
+# Checked against published copies of NVIDIA's tables. Sparse rates, twice as high, are left out everywhere.
+#   H100 SXM   "NVIDIA H100 Tensor Core GPU Architecture" (whitepaper): 989.4 dense float16, 66.9 float32, 33.5 float64;
+#              the datasheet rounds them (1,979 sparse, 67, 34) and gives the bandwidth, 3.35 TB/s
+#   A100 SXM   "NVIDIA A100 Tensor Core GPU" (datasheet, 80 GB SXM): 2,039 GB/s, 312, 19.5, 9.7
+#   RTX 4090   "NVIDIA Ada GPU Architecture" (whitepaper 2.02, appendix A): 1008 GB/s, 165.2 for float16 products with
+#              float32 sums (330.3 is with float16 sums), 82.6; float64 is 1/64 of float32
+#   T4         "NVIDIA T4 Tensor Core GPU" (datasheet): 65 mixed precision, 8.1; it says 300 GB/s, while the memory
+#              clock that the card reports (5,001 MHz, doubled, 256 bits) makes 320; float64 is 1/32 of float32
 CARDS = (
-    Card("H100 SXM", 3.35e12, 989.4e12, 66.9e12, 33.5e12, "NVIDIA H100 Tensor Core GPU datasheet"),
-    Card("A100 SXM 80GB", 2.039e12, 312e12, 19.5e12, 9.7e12, "NVIDIA A100 Tensor Core GPU datasheet"),
-    Card("RTX 4090", 1.008e12, 165.2e12, 82.6e12, 1.29e12, "NVIDIA Ada GPU architecture whitepaper"),
-    Card("T4", 0.32e12, 65e12, 8.1e12, 0.25e12, "NVIDIA T4 Tensor Core GPU datasheet"),
+    Card("H100 SXM", 3.35e12, 989.4e12, 66.9e12, 33.5e12, "NVIDIA H100 architecture whitepaper, H100 datasheet"),
+    Card("A100 SXM 80GB", 2.039e12, 312e12, 19.5e12, 9.7e12, "NVIDIA A100 datasheet"),
+    Card("RTX 4090", 1.008e12, 165.2e12, 82.6e12, 1.29e12, "NVIDIA Ada architecture whitepaper, appendix A"),
+    Card("T4", 0.32e12, 65e12, 8.1e12, 0.25e12, "NVIDIA T4 datasheet; bandwidth from its memory clock"),
 )
+
+MEANING = "Estimated, not measured: the least time in µs at 100 % of the peak; m: bound by memory, a: by arithmetic"
+PEAKS = "Peaks (dense), TB/s, TFLOP/s on tensor cores, in float32"
 
 
 class Work(NamedTuple):
@@ -130,28 +141,41 @@ def standard_work() -> list[Work]:
     return works
 
 
-def table(works: list[Work]) -> str:
-    """Markdown: a row a call, a column a card, microseconds."""
-    head = ["call", "MB", "GFLOP", *(card.name for card in CARDS)]
-    rows = [head, ["---", *(["---:"] * (len(head) - 1))]]
+def rows(works: list[Work]) -> list[list[str]]:
+    """A head, and a row a call with a column a card: microseconds, and m(emory) or a(rithmetic)."""
+    found = [["call", "MB", "GFLOP", *(card.name for card in CARDS)]]
     for work in works:
         times = []
         for card in CARDS:
             seconds, why = bound(work, card)
             shown = f"{seconds * 1e6:.0f}" if seconds >= 1e-5 else f"{seconds * 1e6:.1f}"
             times.append(f"{shown} {why[0]}")
-        rows.append([work.name, f"{work.bytes / 1e6:.1f}", f"{work.operations / 1e9:.1f}", *times])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        found.append([work.name, f"{work.bytes / 1e6:.1f}", f"{work.operations / 1e9:.1f}", *times])
+    return found
+
+
+def table(works: list[Work]) -> str:
+    """`rows` as Markdown."""
+    head, *rest = rows(works)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *rest))
+
+
+def peaks() -> list[str]:
+    """What is assumed of each card, and who says so, a line each."""
+    lines = []
+    for card in CARDS:
+        rates = f"{card.bandwidth / 1e12:.2f}, {card.tensor / 1e12:.0f}, {card.float32 / 1e12:.0f}"
+        lines.append(f"{card.name}: {rates}  [{card.source}]")
+    return lines
 
 
 def main(args: argparse.Namespace) -> int:
     """`python -m minilm.kernels roofline`"""
-    print("Estimated, not measured: the least time in µs at 100 % of the peak; m: bound by memory, a: by arithmetic\n")
+    print(f"{MEANING}\n")
     print(table(standard_work()))
-    print("\nPeaks (dense), TB/s, TFLOP/s on tensor cores, in float32:")
-    for card in CARDS:
-        rates = f"{card.bandwidth / 1e12:.2f}, {card.tensor / 1e12:.0f}, {card.float32 / 1e12:.0f}"
-        print(f"  {card.name}: {rates}  [{card.source}]")
+    print(f"\n{PEAKS}:")
+    for line in peaks():
+        print(f"  {line}")
     return 0
 
 

@@ -1,5 +1,29 @@
 """Tuned NumPy versions of ops: blocks that stay in cache, no temporaries. Each registers itself on import."""
 
-from minilm.kernels.cpu import cross_entropy, embedding, gelu, layer_norm, linear, softmax
+from minilm.kernels.cpu import (
+    attention,
+    convolution,
+    cross_entropy,
+    embedding,
+    gelu,
+    gru,
+    layer_norm,
+    linear,
+    lstm,
+    rnn,
+    softmax,
+)
 
-__all__ = ["cross_entropy", "embedding", "gelu", "layer_norm", "linear", "softmax"]
+__all__ = [
+    "attention",
+    "convolution",
+    "cross_entropy",
+    "embedding",
+    "gelu",
+    "gru",
+    "layer_norm",
+    "linear",
+    "lstm",
+    "rnn",
+    "softmax",
+]

@@ -1,29 +1,46 @@
-"""What the CPU versions share: blocks that stay in cache, and what they serve.
+"""What the CPU versions share: blocks that stay in cache, threads that share them out, and what they serve.
 
 A block is a run of rows of about `BLOCK_BYTES`, worked on by several passes with `out=` before the next is touched: the
-passes run in the L2 cache, and no temporary as large as the array is made (above 32 MB such a temporary would be mapped
-anew, page by page, at every call).
+passes run in the L2 cache, and no temporary as large as the array is made. What has the array's size, results and
+caches, is memory of the arena (see `minilm.arena`), so that no page is mapped anew at each call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
-BLOCK_BYTES = 1 << 18
+from minilm import threads
+
+Result = TypeVar("Result")
+
+BLOCK_BYTES = 1 << 19
+SHARED_BLOCKS = 4  # times as large are blocks where threads share them out
+SPREAD_SIZE = 1 << 19  # numbers: half a millisecond of work, five times what a second thread costs to call
 
 # Row dot products without a temporary; NumPy 1 has no such function.
 row_dot = getattr(np, "vecdot", lambda a, b: (a * b).sum(axis=-1))
 
 
-def row_blocks(rows: np.ndarray, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
-    """Slices of whole rows, each about `block_bytes` large."""
-    size = (
-        max(1, block_bytes // max(1, rows.itemsize * rows.shape[-1])) if rows.ndim > 1 else block_bytes // rows.itemsize
-    )
-    return (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
+def spread_blocks(
+    work: Callable[[list[slice]], Result], rows: np.ndarray, block_bytes: int = BLOCK_BYTES
+) -> list[Result]:
+    """[work(blocks) for each thread], blocks being slices of about `block_bytes`: of whole rows, or of a flat array.
+
+    A small array is left to the calling thread. With several, blocks are larger, and leave the L2 cache: the shorter a
+    call of NumPy, the more often two threads wait for each other's lock on the interpreter, and NumPy keeps that lock
+    in row sums (`row_dot`, a product with a vector) of less than 500 rows.
+    """
+    shared = rows.size >= SPREAD_SIZE and threads.count() > 1
+    width = rows.itemsize * (rows.shape[-1] if rows.ndim > 1 else 1)
+    size = max(1, (SHARED_BLOCKS if shared else 1) * block_bytes // max(1, width))
+
+    def part(start: int, stop: int) -> Result:
+        return work([slice(i, min(i + size, stop)) for i in range(start, stop, size)])
+
+    return threads.spread(part, len(rows)) if shared else [part(0, len(rows))]
 
 
 def unserved(x: Any, minimum_size: int, dtypes: tuple[type, ...] = (np.float32, np.float64)) -> str | None:
@@ -37,10 +54,8 @@ def unserved(x: Any, minimum_size: int, dtypes: tuple[type, ...] = (np.float32, 
     return None if x.flags.c_contiguous else "the array is not contiguous"
 
 
-MODERATE = (
-    1e-18,
-    1e30,
-)  # sums without a shift: no overflow in float32, and what underflows, below 1e-38, doesn't count
+# Sums without a shift: no overflow in float32, and what underflows, below 1e-38, doesn't count.
+MODERATE = (1e-18, 1e30)
 
 
 def exp_sums(x: np.ndarray, ones: np.ndarray, out: np.ndarray) -> np.ndarray:

@@ -5,15 +5,16 @@
 The definition computes the probabilities as a whole array and keeps it: with 1024 x 10000 numbers each of its passes
 goes to memory. Here
 
-    - the forward goes through blocks of about 1 MB in one scratch array, and keeps two numbers a row: m and Σ
+    - the forward goes through blocks of half a megabyte in one scratch array, and keeps two numbers a row: m and Σ
     - the backward computes exp again, block by block, into the gradient, which is the only array of the logits' size
     - row sums are products with ones, which run in BLAS
     - m = 0 is tried first: where all sums of a block are moderate, nothing overflowed and no term that counts was lost,
       and a pass for the maximum and one for the shift are saved. Else m is each row's maximum, from that block on
 
-Measured against the definition, 1024 x 10000, float32, 1 thread, AVX-512, medians of 15 interleaved rounds: the forward
-2.5 times as fast (4.6 ms, 11.6 ms), the backward at half its speed (6.8 ms, 3.6 ms: it pays for exp), both together 1.4
-times; 41 MB instead of 80 MB besides the logits. The two exp take 7 ms, the page faults of a new gradient 2 ms.
+Measured against the definition, 1024 x 10000, float32, 1 thread, medians of interleaved rounds on an AVX-512 CPU
+(`python -m benchmarks cross_entropy --seconds 1.2`): forward 2.4 times as fast (5.0 ms, 11.8 ms), backward 0.7 times
+(6.9 ms, 4.7 ms: it pays for exp), both together 1.4 times; 41 MB instead of 82 MB besides the logits. Some 3 ms of the
+backward are page faults of a new gradient, which an arena (see `minilm.arena`) saves.
 
 It serves float32 and float64 logits of at least MINIMUM_SIZE numbers, reduced to "mean" or "sum", without class weights
 or smoothing. What it does not serve, wrong input included, is left to the definition.
@@ -25,11 +26,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.kernels.cpu.blocks import exp_sums, moderate, row_blocks
+from minilm.arena import empty
+from minilm.kernels.cpu.blocks import exp_sums, moderate, spread_blocks
 from minilm.kernels.selection import Version, register
 
-BLOCK_BYTES = 1 << 20
-MINIMUM_SIZE = 1 << 16  # below, 0.2 ms a call are at stake at most: not worth leaving the text that people read
+BLOCK_BYTES = 1 << 19
+MINIMUM_SIZE = 1 << 15  # below, some hundredths of a millisecond are at stake: not worth leaving the text people read
 
 
 class BlockedCrossEntropyCache(NamedTuple):
@@ -87,19 +89,22 @@ def blocked_cross_entropy(
 
     shift, total = np.empty(len(rows), rows.dtype), np.empty(len(rows), rows.dtype)
     ones = np.ones(rows.shape[1], rows.dtype)
-    scratch, shifted = None, False
-    for block in row_blocks(rows, BLOCK_BYTES):
-        x = rows[block]  # (n, V)
-        scratch = np.empty_like(x) if scratch is None else scratch
-        if not shifted:
-            shift[block], total[block] = 0.0, exp_sums(x, ones, scratch[: len(x)])
-            shifted = not moderate(total[block])
-        if shifted:
-            top = x.max(axis=1)  # (n,)
-            shift[block] = np.where(np.isfinite(top), top, np.nan)  # a row of all −inf, or with +inf, has no loss
-            x = np.subtract(x, shift[block, None], out=scratch[: len(x)])
-            total[block] = exp_sums(x, ones, scratch[: len(x)])
 
+    def work(blocks: list[slice]) -> None:
+        scratch, shifted = None, False
+        for block in blocks:
+            x = rows[block]  # (n, V)
+            scratch = np.empty_like(x) if scratch is None else scratch
+            if not shifted:
+                shift[block], total[block] = 0.0, exp_sums(x, ones, scratch[: len(x)])
+                shifted = not moderate(total[block])
+            if shifted:
+                top = x.max(axis=1)  # (n,)
+                shift[block] = np.where(np.isfinite(top), top, np.nan)  # a row of all −inf, or with +inf, has no loss
+                x = np.subtract(x, shift[block, None], out=scratch[: len(x)])
+                total[block] = exp_sums(x, ones, scratch[: len(x)])
+
+    spread_blocks(work, rows, BLOCK_BYTES)
     target_logit = rows[np.arange(len(rows)), index] - shift  # (N,)
     loss = np.where(ignored, 0, np.log(total) - target_logit).sum()
     count = len(rows) - np.count_nonzero(ignored)
@@ -115,13 +120,17 @@ def blocked_cross_entropy_backward(dloss: Any, cache: BlockedCrossEntropyCache) 
     rows = logits.reshape(-1, logits.shape[-1])  # (N, V)
     scale = scale * rows.dtype.type(dloss)  # (N,)
     factor = (scale / total)[:, None]  # (N, 1)
-    dlogits = np.empty_like(rows)
-    for block in row_blocks(rows, BLOCK_BYTES):
-        x, d = rows[block], dlogits[block]  # (n, V)
-        if shift[block].any():
-            x = np.subtract(x, shift[block, None], out=d)
-        np.exp(x, out=d)
-        np.multiply(d, factor[block], out=d)
+    dlogits = empty(rows.shape, rows.dtype)
+
+    def work(blocks: list[slice]) -> None:
+        for block in blocks:
+            x, d = rows[block], dlogits[block]  # (n, V)
+            if shift[block].any():
+                x = np.subtract(x, shift[block, None], out=d)
+            np.exp(x, out=d)
+            np.multiply(d, factor[block], out=d)
+
+    spread_blocks(work, rows, BLOCK_BYTES)
     dlogits[np.arange(len(rows)), index] -= scale
     return dlogits.reshape(logits.shape)
 

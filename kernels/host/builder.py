@@ -151,7 +151,7 @@ def translate(source: str, name: str) -> str:
         r"CUDA_CPU_DYNAMIC_SHARED(\1, \2);",
         source,
     )
-    return f'#include <cuda_cpu.h>\nnamespace {{\n{rewritten}\n}}\n#undef asm\nCUDA_CPU_EXPORT({name})\n'
+    return f"#include <cuda_cpu.h>\nnamespace {{\n{rewritten}\n}}\n#undef asm\nCUDA_CPU_EXPORT({name})\n"
 
 
 def build(source: str, name: str, sanitizer: str | None = None) -> CompiledKernel:

@@ -20,8 +20,8 @@ from minilm.layers.base import Gradients, Layer
 from minilm.optim.flat import FlatParameters
 from minilm.threads import spread
 
-BLOCK = 32768  # numbers: four float32 arrays of this length are half of a 1 MB second-level cache
-SPREAD_BLOCKS = 16  # from here on, half a million numbers, threads share them
+BLOCK = 1 << 16  # numbers: passes over a block stay in the second-level cache; with smaller ones threads wait in turn
+SPREAD_BLOCKS = 8  # from here on, half a million numbers, threads share them
 
 
 class Optimizer:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minilm.arena import Arena
 from minilm.backend import Array, array_namespace, asarray_like, to_numpy
 from minilm.layers.base import Layer
 from minilm.ops.loss import binary_cross_entropy_with_logits, cross_entropy
@@ -55,10 +56,11 @@ def evaluate_language_model(
     context = min(context, len(tokens) - 1)
     like = an_array_of(model)
     counts, losses = [], []
-    for batch in islice(WindowSampler(tokens, context, batch_size).sequential(batch_size), max_batches):
-        loss, _ = model.loss(batch_like(batch, like), train=False)
-        losses.append(loss)
-        counts.append(int((batch.targets != IGNORED).sum()))
+    with Arena():
+        for batch in islice(WindowSampler(tokens, context, batch_size).sequential(batch_size), max_batches):
+            loss, _ = model.loss(batch_like(batch, like), train=False)
+            losses.append(loss)
+            counts.append(int((batch.targets != IGNORED).sum()))
     total = sum(counts)
     loss = float(np.dot(_stack(losses), np.array(counts, dtype=np.float64)) / total)
     scores: dict[str, Any] = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf, "tokens": total}
@@ -76,11 +78,12 @@ def evaluate_classifier(
     """
     like = an_array_of(model)
     found, labels = [], []
-    for batch in batches:
-        moved = batch_like(batch, like)
-        logits, _ = model.forward(moved.ids, lengths=moved.lengths, train=False)  # (B, 1 or K)
-        found.append(logits)
-        labels.append(batch.labels)
+    with Arena():
+        for batch in batches:
+            moved = batch_like(batch, like)
+            logits, _ = model.forward(moved.ids, lengths=moved.lengths, train=False)  # (B, 1 or K)
+            found.append(logits)
+            labels.append(batch.labels)
     if not labels:
         raise ValueError("there are no texts to evaluate the classifier on; give at least one batch")
     logits = to_numpy(array_namespace(like).concatenate(found)).astype(np.float64)  # (N, 1 or K)
