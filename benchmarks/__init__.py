@@ -2,6 +2,9 @@
 
     python -m benchmarks attention               one workload
     python -m benchmarks all --against torch     everything, with PyTorch as a peer where it is installed
+    python -m benchmarks --help                  all options, and the commands static, report and guard
 
-`timing` takes the times, `workloads` says what is compared, `report` prints and writes the results.
+`workloads` says what is compared and `peers` has the frameworks' versions; `measure` is the process that verifies and
+times (`timing`, `memory`); `report` prints and writes results, `plots` and `page` draw them, `guard` compares them with
+those in results/. `static` and `triton_kernels` look at compiled CUDA kernels.
 """

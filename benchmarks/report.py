@@ -1,11 +1,13 @@
-"""Results as a table in the terminal, as CSV and JSON, with where and when they were taken."""
+"""Results: what a row holds, where and when it was taken, as a table in the terminal, as JSON and as CSV."""
 
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.timing import Ceilings, Measured
-from benchmarks.workloads import Workload
 
-PHASES = ("forward", "backward", "both")
+PHASES = ("forward", "backward", "both", "call")  # call: a workload without a backward, or a whole training step
+FORMAT = "minilm benchmarks, version 1"  # what a file of results says of itself
 
 
 class Row(NamedTuple):
@@ -27,43 +29,105 @@ class Row(NamedTuple):
     phase: str
     threads: int
     dtype: str
+    rounds: int
     p20_ms: float
     p50_ms: float
     p80_ms: float
-    ratio: float  # to the first peer, else to the definition: above 1 is faster
-    against: str
-    gigabytes_per_second: float | None
+    against: str  # the first peer, else the definition
+    ratio: float  # time of `against` / own time, the median over the rounds: above 1 is faster
+    ratio_p20: float
+    ratio_p80: float
+    ratio_to_definition: float | None
+    gigabytes_per_second: float | None  # at least: inputs read once and outputs written once
+    share_of_copy: float | None  # of what a plain copy reaches on this machine
     gigaflops_per_second: float | None
+    share_of_product: float | None  # of what a matrix product reaches on this machine
+    peak_memory_mb: float | None  # beyond inputs and weights, during forward and backward (memory.py)
+
+
+class Run(NamedTuple):
+    """What one process measured."""
+
+    environment: dict[str, Any]
+    rows: list[Row]
+    notes: list[str]  # what was asked for and could not be had, and why
 
 
 def rows_of(
-    workload: Workload, phase: str, measured: dict[str, Measured], against: str, threads: int, dtype: str
+    workload: Any, phase: str, measured: dict[str, Measured], memory: dict[str, int | None], threads: int, dtype: str
 ) -> list[Row]:
-    """The rows of one phase; bandwidth and arithmetic rates for the forward, whose least traffic is known."""
+    """The rows of one phase; with rates where the least traffic and the operations are stated, and without shares."""
+    against = next(iter(measured))
+    definition = measured.get("definition")
+    amounts = (0.0, 0.0)  # of a backward alone nothing is stated
+    if phase in ("forward", "call"):
+        amounts = (workload.bytes_forward, workload.flops_forward)
+    elif phase == "both":
+        amounts = (workload.bytes_both, workload.flops_both)
     rows = []
-    for name, (spread, ratio) in measured.items():
-        rate = [
-            amount / spread.p50 / 1e9 if phase == "forward" and amount else None
-            for amount in (workload.bytes_forward, workload.flops_forward)
-        ]
-        milliseconds = (1e3 * seconds for seconds in spread)
+    for name, own in measured.items():
+        p20, p50, p80 = own.spread
+        ratio = own.ratio_to(measured[against])
+        bandwidth, arithmetic = (amount / p50 / 1e9 if amount else None for amount in amounts)
+        peak = memory.get(name)
         rows.append(
-            Row(workload.name, workload.size, name, phase, threads, dtype, *milliseconds, ratio, against, *rate)
+            Row(
+                workload=workload.name,
+                size=workload.size,
+                variant=name,
+                phase=phase,
+                threads=threads,
+                dtype=dtype,
+                rounds=len(own.seconds),
+                p20_ms=1e3 * p20,
+                p50_ms=1e3 * p50,
+                p80_ms=1e3 * p80,
+                against=against,
+                ratio=ratio.p50,
+                ratio_p20=ratio.p20,
+                ratio_p80=ratio.p80,
+                ratio_to_definition=own.ratio_to(definition).p50 if definition else None,
+                gigabytes_per_second=bandwidth,
+                share_of_copy=None,
+                gigaflops_per_second=arithmetic,
+                share_of_product=None,
+                peak_memory_mb=None if peak is None else peak / 1e6,
+            )
         )
     return rows
 
 
-def environment(xp: Any, threads: int, best: Ceilings) -> dict[str, Any]:
+def with_shares(rows: Iterable[Row], best: Ceilings) -> list[Row]:
+    """The rows with their rates as shares of what the machine reaches at best."""
+    return [
+        row._replace(
+            share_of_copy=_share(row.gigabytes_per_second, best.copy_gigabytes),
+            share_of_product=_share(row.gigaflops_per_second, best.product_gigaflops),
+        )
+        for row in rows
+    ]
+
+
+def _share(rate: float | None, ceiling: float) -> float | None:
+    return None if rate is None else rate / ceiling
+
+
+def environment(xp: Any, threads: int, best: Ceilings, peers: Iterable[str] = ()) -> dict[str, Any]:
     """What a reader needs to judge the numbers."""
+    blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
     found = {
         "date": date.today().isoformat(),
+        "device": _processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "threads": threads,
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "blas": f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip(),
+        **{peer: importlib.metadata.version(peer) for peer in peers},
         "copy_gigabytes_per_second": round(best.copy_gigabytes, 1),
         "product_gigaflops_per_second": round(best.product_gigaflops, 1),
+        "product_dtype": best.product_dtype,
     }
     if xp is not np:
         properties = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)
@@ -76,41 +140,167 @@ def environment(xp: Any, threads: int, best: Ceilings) -> dict[str, Any]:
     return found
 
 
-def print_rows(rows: list[Row]) -> None:
-    """One table a workload: its variants down, the phases across."""
-    for key in dict.fromkeys((row.workload, row.size) for row in rows):
-        chosen = [row for row in rows if (row.workload, row.size) == key]
-        phases = [phase for phase in PHASES if any(row.phase == phase for row in chosen)]
-        print(f"\n{key[0]}  {key[1]}  {chosen[0].dtype}, {chosen[0].threads} thread(s)")
-        head = "".join(f"{f'{phase}, ms (p20-p80)':>30}{'ratio':>8}" for phase in phases)
-        print(f"  {'variant':<22}{head}{'GB/s':>8}{'GFLOP/s':>9}")
-        for name in dict.fromkeys(row.variant for row in chosen):
-            own = {row.phase: row for row in chosen if row.variant == name}
-            cells = ""
-            for phase in phases:
-                row = own.get(phase)
-                times = f"{row.p50_ms:.3f} ({row.p20_ms:.3f}-{row.p80_ms:.3f})" if row else ""
-                cells += f"{times:>30}{f'{row.ratio:.2f}' if row else '':>8}"
-            first = own[phases[0]]
-            rates = (first.gigabytes_per_second, first.gigaflops_per_second)
-            print(f"  {name:<22}{cells}{_number(rates[0]):>8}{_number(rates[1]):>9}")
-        print(f"  ratio: time of {chosen[0].against} / time of the variant; above 1 is faster")
+def _processor() -> str:
+    """The name of the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+# ---- the terminal
 
 
-def write_json(path: str | Path, rows: list[Row], environments: list[dict[str, Any]]) -> None:
-    content = {"environments": environments, "rows": [row._asdict() for row in rows]}
-    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def print_run(run: Run) -> None:
+    """Where it ran, what is missing, and a table a workload: phases and variants down."""
+    print(describe(run.environment))
+    for note in run.notes:
+        print(note)
+    for key in dict.fromkeys((row.workload, row.size) for row in run.rows):
+        chosen = [row for row in run.rows if (row.workload, row.size) == key]
+        threads = chosen[0].threads
+        print(f"\n{key[0]}  {key[1]}  {chosen[0].dtype}, {threads} thread{'s' if threads > 1 else ''}")
+        print(as_text([HEAD, *cells_of(chosen)]))
+    if run.rows:
+        print(f"\n{LEGEND}")
 
 
-def write_csv(path: str | Path, rows: list[Row], environments: list[dict[str, Any]]) -> None:
+def describe(environment: dict[str, Any]) -> str:
+    """Three lines: the machine, the software, and what the machine reaches at best."""
+    machine = ("date", "device", "system", "cores", "threads")
+    ceilings = ("copy_gigabytes_per_second", "product_gigaflops_per_second", "product_dtype")
+    copy, product, dtype = (environment[name] for name in ceilings)
+    about = ", ".join(f"{environment[name]}" for name in machine[:3])
+    software = ", ".join(f"{k} {v}" for k, v in environment.items() if k not in (*machine, *ceilings))
+    return (
+        f"{about}; threads: {environment['threads']}, cores: {environment['cores']}\n{software}\n"
+        f"at best: copy {copy} GB/s, matrix product {product} GFLOP/s ({dtype})"
+    )
+
+
+HEAD = (
+    "phase", "variant", "ms, median", "p20 - p80", "ratio", "p20 - p80", "× definition", "GB/s", "of copy", "GFLOP/s",
+    "of product", "peak MB",
+)  # fmt: skip
+LEGEND = (
+    "ratio: time of the phase's first variant / time of this one, median of paired rounds: above 1 is faster. "
+    "× definition: the same against\nthe definition. Of copy, of product: share of this machine's measured ceilings "
+    "(above 100 %: it stayed in the cache).\nPeak MB: memory beyond inputs and weights (Linux, GPU)."
+)
+
+
+def cells_of(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The cells under `HEAD`; a phase and a variant's memory are named once."""
+    cells, seen = [], set()
+    for row in rows:
+        fresh = row.variant not in seen
+        seen.add(row.variant)
+        above = cells and rows[len(cells) - 1].phase == row.phase
+        cells.append(
+            (
+                "" if above else row.phase,
+                row.variant,
+                milliseconds(row.p50_ms),
+                f"{milliseconds(row.p20_ms)} - {milliseconds(row.p80_ms)}",
+                f"{row.ratio:.2f}",
+                f"{row.ratio_p20:.2f} - {row.ratio_p80:.2f}",
+                _number(row.ratio_to_definition, ".2f"),
+                _number(row.gigabytes_per_second, ".1f"),
+                _number(row.share_of_copy, ".0%"),
+                _number(row.gigaflops_per_second, ".1f"),
+                _number(row.share_of_product, ".0%"),
+                _number(row.peak_memory_mb, ".1f") if fresh else "",
+            )
+        )
+    return cells
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits or more, never an exponent."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.3f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def as_text(table: Sequence[Sequence[str]], left: int = 2) -> str:
+    """Columns side by side, the first `left` to the left; columns without a number are left out."""
+    kept = [c for c in range(len(table[0])) if any(row[c] for row in table[1:])]
+    widths = {c: max(len(row[c]) for row in table) for c in kept}
+    lines = []
+    for row in table:
+        lines.append("  ".join(row[c].ljust(widths[c]) if c < left else row[c].rjust(widths[c]) for c in kept))
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+# ---- files
+
+
+def check_writable(path: str | Path) -> None:
+    """ValueError where `path` cannot become a file: known before minutes of measuring, not after."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.touch()
+        temporary.unlink()
+    except OSError as problem:
+        raise ValueError(f"{path} cannot be written: {problem.strerror}; choose another folder") from None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Written to a temporary name, then renamed: a file is whole or absent."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_json(path: str | Path, runs: Sequence[Run]) -> None:
+    """One line a row, so that a change of recorded results reads as one."""
+    parts = []
+    for run in runs:
+        rows = ",\n".join("    " + json.dumps({k: _rounded(v) for k, v in row._asdict().items()}) for row in run.rows)
+        head = f'"environment": {json.dumps(run.environment)},\n   "notes": {json.dumps(run.notes)}'
+        parts.append(f'  {{{head},\n   "rows": [\n{rows}\n  ]}}')
+    content = ",\n".join(parts)
+    write_text(path, f'{{"format": {json.dumps(FORMAT)},\n "runs": [\n{content}\n]}}\n')
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def read_json(path: str | Path) -> list[Run]:
+    """The runs in a file of results. Raises ValueError with the file's name where it is not one."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}")
+        return [Run(run["environment"], [Row(**row) for row in run["rows"]], run["notes"]) for run in content["runs"]]
+    except OSError as problem:
+        raise ValueError(f"{path} cannot be read: {problem.strerror}") from None
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ValueError(
+            f"{path} holds no benchmark results ({type(problem).__name__}: {problem}); expected a file that "
+            "python -m benchmarks NAME --json FILE wrote"
+        ) from None
+
+
+def write_csv(path: str | Path, runs: Sequence[Run]) -> None:
     """A header, and a line a row; date, device and versions are columns of each."""
-    by_threads = {found["threads"]: found for found in environments}
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*Row._fields, *(k for k in environments[0] if k not in Row._fields)])
+    columns = [*Row._fields, *dict.fromkeys(k for run in runs for k in run.environment if k not in Row._fields)]
+    temporary = Path(path).with_name(Path(path).name + ".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        for row in rows:
-            writer.writerow(by_threads[row.threads] | row._asdict())
+        for run in runs:
+            for row in run.rows:
+                writer.writerow(run.environment | row._asdict())
+    temporary.replace(path)

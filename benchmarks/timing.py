@@ -8,7 +8,6 @@ read, and a large buffer is written before each run so that none finds its input
 from __future__ import annotations
 
 import gc
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,22 +18,29 @@ L2_FLUSH_BYTES = 256 << 20  # larger than the L2 cache of any current GPU
 
 
 class Spread(NamedTuple):
-    """Seconds of the rounds: the 20th, 50th and 80th percentile."""
+    """The 20th, 50th and 80th percentile over the rounds."""
 
     p20: float
     p50: float
     p80: float
 
     @classmethod
-    def of(cls, seconds: list[float]) -> Spread:
-        return cls(*(float(x) for x in np.percentile(seconds, (20, 50, 80))))
+    def of(cls, values: list[float]) -> Spread:
+        return cls(*(float(x) for x in np.percentile(values, (20, 50, 80))))
 
 
 class Measured(NamedTuple):
-    """What one variant took, and how much faster than the first it was: the median over rounds of first / this."""
+    """What one variant took: its seconds in each round."""
 
-    spread: Spread
-    ratio: float
+    seconds: list[float]
+
+    @property
+    def spread(self) -> Spread:
+        return Spread.of(self.seconds)
+
+    def ratio_to(self, first: Measured) -> Spread:
+        """How much faster than `first` it was, over the rounds of one run: time of `first` / its own."""
+        return Spread.of([a / b for a, b in zip(first.seconds, self.seconds, strict=True)])
 
 
 class HostClock:
@@ -85,29 +91,36 @@ def interleave(
                 seconds[names[index]].append(clock.seconds(run))
     finally:
         gc.enable()
-    first = seconds[names[0]]
-    return {
-        name: Measured(Spread.of(own), statistics.median(a / b for a, b in zip(first, own, strict=True)))
-        for name, own in seconds.items()
-    }
+    return {name: Measured(own) for name, own in seconds.items()}
 
 
 class Ceilings(NamedTuple):
     """What this machine does at best: the measure of GB/s and GFLOP/s."""
 
     copy_gigabytes: float  # bytes read and written per second by a copy larger than any cache, / 1e9
-    product_gigaflops: float  # of a square float32 matrix product
+    product_gigaflops: float  # of a square matrix product
+    product_dtype: str
+
+    def or_better(self, other: Ceilings) -> Ceilings:
+        """The best of two measurements: a machine is never faster than at its best."""
+        return Ceilings(*(max(pair) for pair in zip(self[:2], other[:2], strict=True)), self.product_dtype)
 
 
-def ceilings(xp: Any, clock: Any, numbers: int = 1 << 25, size: int = 2048) -> Ceilings:
-    """Measure both, a few times each; the best counts. `numbers` are copied (128 MB), `size` is the matrices'."""
+def ceilings(xp: Any, clock: Any, dtype: str = "float32", numbers: int = 1 << 25, size: int = 2048) -> Ceilings:
+    """Measure both, a few times each; the best counts. `numbers` are copied (128 MB), `size` is the matrices'.
+
+    The product's precision is that of the arrays, but for 16 bits on the CPU, which no BLAS multiplies: float32 there.
+    Both 16-bit types run on a GPU's tensor cores at the rate of float16.
+    """
+    if dtype in ("float16", "bfloat16"):
+        dtype = "float32" if xp is np else "float16"
     source = xp.ones(numbers, dtype="float32")
     target = xp.empty_like(source)
-    a, b = xp.ones((size, size), dtype="float32"), xp.ones((size, size), dtype="float32")
+    a, b = xp.ones((size, size), dtype=dtype), xp.ones((size, size), dtype=dtype)
 
     def copy() -> None:
         target[...] = source
 
     copy_seconds = min(clock.seconds(copy) for _ in range(5))
     product_seconds = min(clock.seconds(lambda: a @ b) for _ in range(5))
-    return Ceilings(2 * source.nbytes / copy_seconds / 1e9, 2 * size * size * size / product_seconds / 1e9)
+    return Ceilings(2 * source.nbytes / copy_seconds / 1e9, 2 * size * size * size / product_seconds / 1e9, dtype)

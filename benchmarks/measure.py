@@ -1,0 +1,253 @@
+"""python -m benchmarks.measure JOB: one process that verifies and times. `python -m benchmarks` starts it.
+
+Thread counts are read when NumPy loads, so each count runs in a process of its own; and each variant's memory is taken
+in another (memory.py). JOB is a `Job` as JSON; a `Run` as JSON is the answer on standard output.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import memory, report, timing
+from benchmarks.variants import Setting
+from benchmarks.workloads import WORKLOADS
+
+# All that a library may read its number of threads from.
+THREAD_VARIABLES = ("MINILM_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # choose kernels for another processor than this one
+PEERS = {  # the libraries that may stand beside ours, and where each can run
+    "torch": ("cpu", "cuda"),
+    "jax": ("cpu",),
+    "triton": ("cuda",),
+    "gensim": ("cpu",),
+}
+
+
+class Job(NamedTuple):
+    """What one process has to measure."""
+
+    work: list[tuple[str, list[int]]]  # a workload's name and its sizes; none: its own
+    device: str
+    dtype: str
+    peers: list[str]
+    seconds: float = 3.0  # for each phase of a workload
+    memory: bool = True
+    autotune: bool = False
+    variant: str | None = None  # only this variant's memory
+
+
+# ---- in the process that the user started
+
+
+def start(job: Job, threads: int) -> tuple[report.Run, bool]:
+    """Run a job with so many threads: what it measured, and whether all of it went well. SystemExit where it failed."""
+    environment = {name: value for name, value in os.environ.items() if name not in SLOWING}
+    environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    if threads == 1:  # XLA reads no number of threads, only this
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+    answer, code = _in_a_process(job, environment)
+    if answer is None:
+        if code < 0:
+            print(f"python -m benchmarks: error: the measuring process was ended by signal {-code}", file=sys.stderr)
+        raise SystemExit(abs(code))
+    return report.Run(answer["environment"], [report.Row(**row) for row in answer["rows"]], answer["notes"]), code == 0
+
+
+def _in_a_process(job: Job, environment: dict[str, str] | None = None) -> tuple[Any, int]:
+    """The answer, None where the process failed (it told why on standard error), and the exit code."""
+    command = [sys.executable, "-m", "benchmarks.measure", json.dumps(job)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    lines = done.stdout.splitlines()
+    return (json.loads(lines[-1]) if lines else None), done.returncode or (0 if lines else 1)
+
+
+def sizes_of(name: str) -> dict[str, int]:
+    """The sizes that a workload takes, in order, with its own."""
+    parameters = list(inspect.signature(WORKLOADS[name]).parameters.values())[1:]
+    return {p.name: p.default for p in parameters if isinstance(p.default, int)}
+
+
+def scaled_sizes(name: str, given: Sequence[int] = ()) -> list[list[int]]:
+    """A quarter, half, once and twice the length of a sequence or row, or of the first size: to see how time grows."""
+    sizes = sizes_of(name)
+    sizes |= dict(zip(sizes, given, strict=False))
+    varied = next((size for size in ("T", "columns") if size in sizes), next(iter(sizes)))
+    values = dict.fromkeys(max(1, sizes[varied] * factor // 4) for factor in (1, 2, 4, 8))
+    return [[value if size == varied else own for size, own in sizes.items()] for value in values]
+
+
+def unavailable(peer: str, device: str) -> str | None:
+    """Why a peer takes no part, None if it can."""
+    if importlib.util.find_spec(peer) is None:
+        return f"peer {peer} is absent: it is not installed (pip install {peer})"
+    if device not in PEERS[peer]:
+        return f"peer {peer} cannot serve {device}: it runs on {' and '.join(PEERS[peer])} only"
+    if peer == "torch" and device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "peer torch cannot serve cuda: this build of PyTorch sees no CUDA device"
+    return None
+
+
+# ---- in the measuring process
+
+
+def main(argv: list[str]) -> int:
+    """The exit code: 0, or 1 where a workload failed."""
+    job = Job(*json.loads(argv[0]))
+    answer, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    from minilm.backend import resolve_device
+    from minilm.kernels.cuda.autotune import autotuning
+
+    try:
+        xp = resolve_device(job.device)
+    except ValueError as problem:
+        print(f"python -m benchmarks: error: {problem}", file=sys.stderr)
+        return 2
+    if job.variant:
+        print(json.dumps(memory_of_one(job)), file=answer)
+        return 0
+    with autotuning() if job.autotune else nullcontext():
+        run, failed = measure(job, xp, int(os.environ[THREAD_VARIABLES[0]]))
+    print(json.dumps(run._asdict() | {"rows": [row._asdict() for row in run.rows]}), file=answer)
+    return 1 if failed else 0
+
+
+def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
+    """Verify and time the workloads on the arrays of `xp`: what was measured, and the workloads that failed."""
+    problems = {peer: unavailable(peer, job.device) for peer in job.peers}
+    peers = tuple(peer for peer, problem in problems.items() if problem is None)
+    notes = [problem for problem in problems.values() if problem]
+    if "torch" in peers:
+        import torch
+
+        torch.set_num_threads(threads)
+    clock = timing.HostClock() if xp is np else timing.DeviceClock(xp)
+    _tell("measuring what this machine reaches at best")
+    best = timing.ceilings(xp, clock, job.dtype)
+    rows, failed, without = [], [], {}
+    for name, sizes in job.work:
+        try:
+            _tell(f"{name}: making inputs, comparing results")
+            workload = WORKLOADS[name](Setting(xp, job.dtype, peers), *sizes)
+            verify(workload)
+            rows += _measure_one(workload, job, name, sizes, xp, clock, threads, peers)
+        except (ValueError, TypeError, RuntimeError, ImportError, MemoryError) as problem:
+            failed.append(name)
+            notes.append(f"FAILED: {name} was not timed: {type(problem).__name__}: {problem}")
+            continue
+        for peer in peers:
+            if not any(variant.startswith(peer) for variant in workload.variants):
+                without.setdefault(peer, []).append(name)
+    best = best.or_better(timing.ceilings(xp, clock, job.dtype))
+    _tell("")
+    notes += [f"peer {peer} has no version of {', '.join(dict.fromkeys(names))}" for peer, names in without.items()]
+    return report.Run(report.environment(xp, threads, best, peers), report.with_shares(rows, best), notes), failed
+
+
+def _measure_one(
+    workload: Any, job: Job, name: str, sizes: list[int], xp: Any, clock: Any, threads: int,
+    peers: tuple[str, ...],
+) -> list[report.Row]:  # fmt: skip
+    """All rows of one workload. The first variant of a phase, to which the others are compared, is a peer if any."""
+    order = [v for peer in peers for v in workload.variants if v.startswith(peer)]
+    variants = {v: workload.variants[v] for v in dict.fromkeys([*order, *workload.variants])}
+    peaks: dict[str, int | None] = {}
+    for variant in variants if job.memory else ():
+        _tell(f"{name}: memory of {variant}")
+        if xp is np:
+            single = job._replace(work=[(name, sizes)], variant=variant, peers=_peer_of(variant))
+            peaks[variant] = _in_a_process(single)[0]
+        else:
+            peaks[variant] = memory.pool_growth(xp, _whole(variants[variant]))
+    rows = []
+    has_backward = any(variant.backward is not None for variant in variants.values())
+    for phase in ("forward", "backward", "both") if has_backward else ("call",):
+        _tell(f"{name}: {phase}")
+        prepared = {n: p for n, v in variants.items() if (p := _prepare(v, phase)) is not None}
+        measured = timing.interleave(prepared, clock, job.seconds)
+        rows += report.rows_of(workload, phase, measured, peaks, threads, job.dtype)
+    return rows
+
+
+def _peer_of(variant: str) -> list[str]:
+    return [peer for peer in PEERS if variant.startswith(peer)]
+
+
+def memory_of_one(job: Job) -> int | None:
+    """Bytes that this process grows by in one run of the job's variant."""
+    if "torch" in job.peers:
+        import torch
+
+        torch.set_num_threads(int(os.environ[THREAD_VARIABLES[0]]))
+    name, sizes = job.work[0]
+    setting = Setting(np, job.dtype, tuple(job.peers))
+    with suppress(ValueError, TypeError, KeyError, RuntimeError):  # a workload may not come that small
+        tiny = [min(4, size) for size in sizes_of(name).values()]
+        _whole(WORKLOADS[name](setting, *tiny).variants[job.variant])()
+    a = np.ones((512, 512), np.float32)
+    a @ a  # BLAS sets up the memory that it keeps
+    return memory.resident_growth(_whole(WORKLOADS[name](setting, *sizes).variants[job.variant]))
+
+
+def _whole(variant: Any) -> Callable[[], Any]:
+    """One forward, and backward where there is one."""
+    forward, backward = variant.forward, variant.backward
+    return forward if backward is None else lambda: backward(forward())
+
+
+def _prepare(variant: Any, phase: str) -> Any:
+    """What `timing.interleave` needs for one phase of a variant; None where it has no such phase."""
+    forward, backward = variant.forward, variant.backward
+    if phase in ("forward", "call"):
+        return lambda: forward
+    if backward is None:
+        return None
+    if phase == "both":
+        return lambda: lambda: backward(forward())
+
+    def prepared() -> Any:
+        state = forward()
+        return lambda: backward(state)
+
+    return prepared
+
+
+def verify(workload: Any) -> None:
+    """Compare outputs and gradients of all variants with the first one's. Raises ValueError where they differ."""
+    compared = {name: variant for name, variant in workload.variants.items() if variant.comparable}
+    (first, expected), *others = ((name, variant.results()) for name, variant in compared.items())
+    for name, results in others:
+        if len(results) != len(expected):
+            raise ValueError(f"{workload.name}: {name} gives {len(results)} arrays, {first} {len(expected)}")
+        for number, (got, want) in enumerate(zip(results, expected, strict=True)):
+            scale = max(float(np.abs(want).max(initial=0.0)), 1e-30)
+            error = np.inf
+            if got.shape == want.shape:
+                error = float(np.abs(np.asarray(got, np.float64) - want).max(initial=0.0)) / scale
+            if not error <= workload.tolerance:
+                raise ValueError(
+                    f"{workload.name}: result {number} of {name} {got.shape} differs from that of {first} {want.shape} "
+                    f"by {error:.1e} of its largest number, tolerated are {workload.tolerance:.0e}; nothing was timed"
+                )
+
+
+def _tell(text: str) -> None:
+    """What is going on, on one line that the next text replaces; only for somebody who is watching."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""What several commands of `python -m benchmarks` take: names of workloads, and options of everything that measures."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks.measure import PEERS
+from benchmarks.workloads import WORKLOADS
+
+PROGRAM = "python -m benchmarks"
+COMMANDS = ("static", "report", "guard")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def add_measuring(parser: argparse.ArgumentParser, threads: str = "1") -> None:
+    """Options of everything that measures."""
+    parser.add_argument(
+        "--against", type=_peers, default=["torch"], metavar="PEERS",
+        help=f"peers, by commas, of {', '.join(PEERS)}; absent ones are named (default: torch)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=_threads, default=threads, metavar="N", help="CPU threads, by commas (default: %(default)s)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision (default: float32)")
+    parser.add_argument("--seconds", type=_positive, default=3.0, help="time for each phase of a workload (default: 3)")
+
+
+def _threads(text: str) -> list[int]:
+    try:
+        counts = [int(count) for count in text.split(",")]
+        if min(counts) < 1:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers of at least 1, by commas") from None
+    return list(dict.fromkeys(counts))
+
+
+def _peers(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"peer {unknown[0]!r} is unknown; known are {', '.join(PEERS)}")
+    return list(dict.fromkeys(names))
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds above 0") from None
+    return value
+
+
+def checked_names(given: list[str]) -> list[str]:
+    """The workloads that are meant; ValueError for one that does not exist."""
+    names = list(WORKLOADS) if "all" in given else list(dict.fromkeys(given))
+    unknown = [name for name in names if name not in WORKLOADS]
+    if unknown:
+        more = f"; {unknown[0]} is a command: put it first" if unknown[0] in COMMANDS else ""
+        raise ValueError(f"workload {unknown[0]!r} is unknown; known are all, {', '.join(WORKLOADS)}{more}")
+    return names

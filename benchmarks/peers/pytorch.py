@@ -1,0 +1,196 @@
+"""Whole models in PyTorch, on copies of our weights, taken by our names: what our models are compared with.
+
+Written as a PyTorch user would: fused attention, its own optimizers, autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.variants import Variant, call, host
+from minilm.backend import to_numpy
+
+
+def _weights(torch: Any, model: Any, device: str) -> dict[str, Any]:
+    return {name: torch.tensor(to_numpy(array), device=device) for name, array in model.parameters().items()}
+
+
+def _training_step(torch: Any, leaves: dict[str, Any], loss_of: Callable[[], Any]) -> Variant:
+    """Loss, gradients, AdamW with a learning rate of 0. Compared: the loss and the gradients in the leaves' order."""
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    optimizer = torch.optim.AdamW(leaves.values(), lr=0.0, weight_decay=0.0)
+
+    def step() -> Any:
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return call(step, lambda: [step(), *(leaf.grad for leaf in leaves.values())])
+
+
+def gpt_step(torch: Any, model: Any, batch: Any, device: str) -> Variant:
+    """One AdamW step of the preset `gpt` (learned positions, pre-norm, tied head, no biases)."""
+    F, leaves = torch.nn.functional, _weights(torch, model, device)
+    ids, targets = (torch.tensor(array, device=device) for array in (batch.ids, batch.targets))
+    (B, T), C = ids.shape, leaves["backbone.embedding.weight"].shape[1]
+    layers = len(model.backbone.blocks.children)
+    heads = model.config["heads"]
+
+    def norm(x: Any, name: str) -> Any:
+        return F.layer_norm(x, (C,), leaves[f"backbone.{name}.weight"])
+
+    def loss_of() -> Any:
+        x = F.embedding(ids, leaves["backbone.embedding.weight"]) + leaves["backbone.positions.weight"][:T]  # (B, T, C)
+        for number in range(layers):
+            block = f"backbone.blocks.{number}"
+            qkv = F.linear(norm(x, f"blocks.{number}.norm1"), leaves[f"{block}.self_attn.in_proj.weight"])
+            q, k, v = (part.view(B, T, heads, C // heads).transpose(1, 2) for part in qkv.split(C, dim=2))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, C)
+            x = x + F.linear(y, leaves[f"{block}.self_attn.out_proj.weight"])
+            h = F.linear(norm(x, f"blocks.{number}.norm2"), leaves[f"{block}.linear1.weight"])
+            x = x + F.linear(F.gelu(h, approximate="tanh"), leaves[f"{block}.linear2.weight"])
+        logits = F.linear(norm(x, "norm"), leaves["backbone.embedding.weight"])  # (B, T, V)
+        return F.cross_entropy(logits.view(B * T, -1), targets.reshape(-1))
+
+    return _training_step(torch, leaves, loss_of)
+
+
+def classifier_step(torch: Any, model: Any, batch: Any, device: str) -> Variant:
+    """One AdamW step of the preset `conv-lstm-classifier` on texts of equal length."""
+    F, leaves = torch.nn.functional, _weights(torch, model, device)
+    ids, labels = (torch.tensor(array, device=device) for array in (batch.ids, batch.labels))
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    weights = [leaves[f"backbone.rnn.{name}"] for name in names]
+    zeros = torch.zeros(1, len(ids), weights[1].shape[1], device=device, dtype=weights[1].dtype)
+
+    def loss_of() -> Any:
+        x = F.embedding(ids, leaves["backbone.embedding.weight"]).transpose(1, 2)  # (B, E, T)
+        x = F.conv1d(x, leaves["backbone.conv.weight"], leaves["backbone.conv.bias"], padding="same").transpose(1, 2)
+        _, h, _ = torch.lstm(x, (zeros, zeros), weights, True, 1, 0.0, True, False, True)  # h (1, B, H)
+        logits = F.linear(h[0], leaves["head.weight"], leaves["head.bias"])[:, 0]
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+    return _training_step(torch, leaves, loss_of)
+
+
+def bert_encode(torch: Any, backbone: Any, heads: int, ids: Any, lengths: Any, device: str) -> Variant:
+    """The hidden vectors of a post-norm encoder with exact GELU; keys behind a text's length are masked."""
+    F, leaves = torch.nn.functional, _weights(torch, backbone, device)
+    ids, lengths = (torch.tensor(to_numpy(array), device=device) for array in (ids, lengths))
+    (B, T), C = ids.shape, leaves["embedding.weight"].shape[1]
+    layers = len(backbone.blocks.children)
+
+    def affine(x: Any, name: str) -> Any:
+        return F.linear(x, leaves[f"{name}.weight"], leaves[f"{name}.bias"])
+
+    def norm(x: Any, name: str) -> Any:
+        return F.layer_norm(x, (C,), leaves[f"{name}.weight"], leaves[f"{name}.bias"])
+
+    @torch.inference_mode()
+    def encode() -> Any:
+        visible = (torch.arange(T, device=device) < lengths[:, None])[:, None, None]  # (B, 1, 1, T)
+        x = F.embedding(ids, leaves["embedding.weight"]) + leaves["positions.weight"][:T]  # (B, T, C)
+        for number in range(layers):
+            block = f"blocks.{number}"
+            qkv = affine(x, f"{block}.self_attn.in_proj")
+            q, k, v = (part.view(B, T, heads, C // heads).transpose(1, 2) for part in qkv.split(C, dim=2))
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).reshape(B, T, C)
+            x = norm(x + affine(y, f"{block}.self_attn.out_proj"), f"{block}.norm1")
+            x = norm(x + affine(F.gelu(affine(x, f"{block}.linear1")), f"{block}.linear2"), f"{block}.norm2")
+        return x
+
+    return call(encode)
+
+
+def generate(torch: Any, model: Any, prompt: Any, tokens: Any, device: str) -> Variant:
+    """Logits of the next token after each of `tokens`, which follow the prompt: keys and values lie in one buffer.
+
+    For the preset `gpt` with biases, one text. The prompt fills the buffer once; each run goes on from there.
+    """
+    F, leaves = torch.nn.functional, _weights(torch, model, device)
+    prompt, tokens = (torch.tensor(to_numpy(array), device=device) for array in (prompt, tokens))  # (1, T), (1, n)
+    C, heads = leaves["backbone.embedding.weight"].shape[1], model.config["heads"]
+    layers, length = len(model.backbone.blocks.children), prompt.shape[1]
+    like = leaves["backbone.embedding.weight"]
+    kept = like.new_zeros(layers, 2, 1, heads, length + tokens.shape[1], C // heads)  # keys and values of each layer
+
+    def affine(x: Any, name: str) -> Any:
+        return F.linear(x, leaves[f"backbone.{name}.weight"], leaves[f"backbone.{name}.bias"])
+
+    def norm(x: Any, name: str) -> Any:
+        return F.layer_norm(x, (C,), leaves[f"backbone.{name}.weight"], leaves[f"backbone.{name}.bias"])
+
+    def forward(ids: Any, start: int) -> Any:
+        """The logits (1, V) after ids (1, n), whose first has the place `start`."""
+        stop = start + ids.shape[1]
+        x = F.embedding(ids, leaves["backbone.embedding.weight"]) + leaves["backbone.positions.weight"][start:stop]
+        for number in range(layers):
+            block = f"blocks.{number}"
+            qkv = affine(norm(x, f"{block}.norm1"), f"{block}.self_attn.in_proj")
+            q, k, v = (part.view(1, -1, heads, C // heads).transpose(1, 2) for part in qkv.split(C, dim=2))
+            keys, values = kept[number]
+            keys[:, :, start:stop], values[:, :, start:stop] = k, v
+            y = F.scaled_dot_product_attention(
+                q, keys[:, :, :stop], values[:, :, :stop], is_causal=start == 0 and stop > 1
+            )
+            x = x + affine(y.transpose(1, 2).reshape(1, -1, C), f"{block}.self_attn.out_proj")
+            h = affine(norm(x, f"{block}.norm2"), f"{block}.linear1")
+            x = x + affine(F.gelu(h, approximate="tanh"), f"{block}.linear2")
+        return F.linear(norm(x[:, -1], "norm"), leaves["backbone.embedding.weight"])
+
+    with torch.inference_mode():
+        forward(prompt, 0)
+
+    @torch.inference_mode()
+    def decode() -> Any:
+        return [forward(tokens[:, n : n + 1], length + n) for n in range(tokens.shape[1])]
+
+    return call(decode)
+
+
+def skip_gram(torch: Any, w_in: Any, w_out: Any, batches: Callable[[], Any], weight: float, lr: float) -> Variant:
+    """Epochs of skip-gram with negatives shared by a batch: sparse gradients and plain SGD."""
+    F = torch.nn.functional
+    tables = [torch.nn.Embedding.from_pretrained(torch.tensor(w), freeze=False, sparse=True) for w in (w_in, w_out)]
+    optimizer = torch.optim.SGD([table.weight for table in tables], lr=lr)
+
+    def epoch() -> None:
+        for centres, contexts, negatives in batches():
+            h = tables[0](centres)  # (N, D)
+            positive = (h * tables[1](contexts)).sum(dim=1)  # (N,)
+            negative = h @ tables[1](negatives).T  # (N, S)
+            loss = F.softplus(-positive).sum() + weight * F.softplus(negative).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def results() -> list[Any]:
+        with torch.no_grad():
+            for table, start in zip(tables, (w_in, w_out), strict=True):
+                table.weight.copy_(torch.tensor(start))
+        epoch()
+        return [now - start for now, start in zip(host([t.weight for t in tables]), (w_in, w_out), strict=True)]
+
+    return Variant(epoch, None, results)
+
+
+def adamw(torch: Any, values: list[Any], gradients: list[Any], device: str, **options: Any) -> Variant:
+    """Updates by torch.optim.AdamW as it comes; its results are the changes of three."""
+
+    def made() -> tuple[Any, list[Any]]:
+        leaves = [torch.tensor(to_numpy(value), device=device).requires_grad_() for value in values]
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = torch.tensor(to_numpy(gradient), device=device)
+        return torch.optim.AdamW(leaves, **options), leaves
+
+    def results() -> list[Any]:
+        optimizer, leaves = made()
+        for _ in range(3):
+            optimizer.step()
+        return [now - to_numpy(start) for now, start in zip(host(leaves), values, strict=True)]
+
+    return Variant(made()[0].step, None, results)

@@ -1,0 +1,38 @@
+"""What is compared: every workload as variants on the same inputs.
+
+    WORKLOADS[name](Setting(numpy, "float32", ("torch",)), *sizes) -> Workload
+
+The types are in `benchmarks.variants`; `single_ops` has one op at a time, `steps` whole training steps, `inference`
+models that only run forward, `updates` the optimizer and the embeddings of words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.variants import Setting, Variant, Workload
+from benchmarks.workloads import inference, single_ops, steps, updates
+
+__all__ = ["WORKLOADS", "Setting", "Variant", "Workload"]
+
+WORKLOADS: dict[str, Callable[..., Workload]] = {
+    "softmax": single_ops.softmax,
+    "layer_norm": single_ops.layer_norm,
+    "gelu": single_ops.gelu,
+    "gelu-tanh": single_ops.gelu_tanh,
+    "cross_entropy": single_ops.cross_entropy,
+    "embedding": single_ops.embedding,
+    "attention": single_ops.attention,
+    "decode": single_ops.decode,
+    "conv1d": single_ops.conv1d,
+    "rnn": single_ops.rnn,
+    "lstm": single_ops.lstm,
+    "gru": single_ops.gru,
+    "gpt-step": steps.gpt_step,
+    "classifier-step": steps.classifier_step,
+    "gpt-step-large": steps.gpt_step_large,
+    "bert-encode": inference.bert_encode,
+    "generate": inference.generate,
+    "word2vec": updates.word2vec,
+    "adamw": updates.adamw,
+}

@@ -1,0 +1,85 @@
+"""Models that only run forward: encoding texts, and generating one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import pytorch
+from benchmarks.variants import Setting, Workload, call, definition
+from minilm.arena import Arena
+from minilm.models import build
+from minilm.models.transformer_backbone import TransformerBackbone
+
+
+def bert_encode(setting: Setting, layers: int = 6, width: int = 384, heads: int = 12, T: int = 128, B: int = 8):
+    """Hidden vectors of texts of different lengths by a post-norm encoder with exact GELU: MiniLM's sizes.
+
+    [Devlin et al. 2019; the sizes: Wang et al. 2020, "MiniLM"]
+    """
+    rng = np.random.default_rng(0)
+    backbone = TransformerBackbone(
+        30522, width, layers, heads, context=T, activation="gelu", norm_first=False, causal=False, rng=rng,
+        dtype=setting.dtype,
+    )  # fmt: skip
+    ids, lengths = setting.integers(30522, B, T), rng.integers(max(1, T // 4), T + 1, B)
+    lengths[0] = T  # the batch is as long as its longest text
+    torch = setting.torch()
+    framework = pytorch.bert_encode(torch, backbone, heads, ids, lengths, setting.torch_device) if torch else None
+    backbone.to(setting.xp)
+    key_lengths = setting.xp.asarray(lengths)
+
+    def encode() -> Any:
+        return backbone.forward(ids, lengths=key_lengths, train=False)[0]
+
+    arena = Arena()
+
+    def encode_in_recycled_memory() -> Any:
+        with arena:
+            return encode()
+
+    variants = {"definition": definition(call(encode)), "tuned where served": call(encode_in_recycled_memory)}
+    if framework:
+        variants["torch"] = framework
+    weights = sum(array.size for name, array in backbone.parameters().items() if name.startswith("blocks."))
+    flops = 2 * weights * B * T + 4 * layers * width * T * int(lengths.sum())
+    size = f"{layers} x {heads} x {width}, T{T}, B{B}, {int(lengths.sum())} of {B * T} places filled"
+    return Workload("bert-encode", size, variants, 0.0, flops, setting.tolerance)
+
+
+def generate(
+    setting: Setting, layers: int = 12, width: int = 768, T: int = 128, tokens: int = 8, vocabulary: int = 50257
+) -> Workload:
+    """Tokens at the sizes of GPT-2 small, one text, after a prompt of T: each token reads all weights once.
+
+    All variants continue with the same tokens, drawn before, so that logits can be compared; what draws tokens from
+    logits takes no part. [sizes: Radford et al. 2019, table 2]
+    """
+    heads = max(1, width // 64)
+    model = build(
+        "gpt", vocab_size=vocabulary, layers=layers, heads=heads, width=width, context=T + tokens, bias=True,
+        dtype=setting.dtype,
+    )  # fmt: skip
+    prompt, following = setting.integers(vocabulary, 1, T), setting.integers(vocabulary, 1, tokens)
+    torch = setting.torch()
+    framework = pytorch.generate(torch, model, prompt, following, setting.torch_device) if torch else None
+    model.to(setting.xp)
+    _, start = model.next_logits(prompt)
+
+    def continued() -> list[Any]:
+        state, logits = start, []
+        for place in range(tokens):
+            found, state = model.next_logits(following[:, place : place + 1], state)  # (1, V)
+            logits.append(found)
+        return logits
+
+    variants = {"definition": definition(call(continued)), "tuned where served": call(continued)}
+    if framework:
+        variants["torch"] = framework
+    item = setting.xp.dtype(setting.dtype).itemsize
+    read = sum(array.size for name, array in model.parameters().items() if "positions" not in name)
+    past = 2 * layers * width * (T + tokens / 2)
+    size = f"{layers} x {heads} x {width}, {tokens} tokens after {T}, vocabulary {vocabulary}"
+    bytes_moved, flops = tokens * item * (read + past), 2 * tokens * (read + past)
+    return Workload("generate", size, variants, bytes_moved, flops, setting.tolerance)

@@ -1,0 +1,87 @@
+"""Whole training steps: loss, gradients and AdamW update, as `minilm train` does them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import jax_models, pytorch
+from benchmarks.variants import Setting, Variant, Workload, definition, host
+from minilm.models import build
+from minilm.optim import AdamW
+from minilm.text.batching import ClassificationBatch, LanguageBatch
+from minilm.train.parallel import BatchGradients
+
+
+def _step(
+    name: str, size: str, setting: Setting, model: Any, batch: Any, flops: float, peer: Callable[..., Variant],
+    jax_peer: Callable[..., Variant] | None = None,
+) -> Workload:  # fmt: skip
+    """A step of a model, with tuned versions and without; the peers make theirs. Compared: loss and all gradients.
+
+    The learning rate is 0, so that the weights stay, and every run is the same.
+    """
+    peers = {}  # they copy the weights, while these are on the host
+    if torch := setting.torch():
+        peers["torch"] = peer(torch, model, batch, setting.torch_device)
+    if jax_peer and (jax := setting.jax()):
+        peers["jax"] = jax_peer(jax, model, batch)
+    optimizer = AdamW(model.to(setting.xp), lr=0.0, weight_decay=0.0)
+    batch = batch._replace(**{key: setting.xp.asarray(value) for key, value in batch._asdict().items()})
+    recycling = BatchGradients(model)  # recycled memory; rows shared out to threads
+    order = list(model.parameters())
+
+    def plain_step() -> Any:
+        loss, cache = model.loss(batch)
+        optimizer.accumulate(model.backward(cache))
+        return loss
+
+    def training_step() -> Any:
+        loss, gradients = recycling(batch)
+        optimizer.accumulate(*gradients)
+        return loss
+
+    def variant(differentiate: Callable[[], Any]) -> Variant:
+        def step() -> Any:
+            loss = differentiate()
+            optimizer.step()
+            return loss
+
+        def results() -> list[np.ndarray]:
+            loss, gradients = differentiate(), optimizer.flat.gradients()
+            found = host(loss) + [array.copy() for name in order for array in host(gradients[name])]
+            optimizer.step()
+            return found
+
+        return Variant(step, None, results)
+
+    ours = {"definition": definition(variant(plain_step)), "tuned where served": variant(training_step)}
+    return Workload(name, size, ours | peers, 0.0, flops, 10 * setting.tolerance)
+
+
+def _gpt(name: str, setting: Setting, layers: int, width: int, T: int, B: int) -> Workload:
+    model = build("gpt", vocab_size=65, layers=layers, heads=layers, width=width, context=T, dtype=setting.dtype)
+    ids = np.random.default_rng(0).integers(0, 65, (B, T + 1))
+    parameters = sum(array.size for array in model.parameters().values())
+    flops = 6 * parameters * B * T + 6 * layers * width * T * T * B  # attention: half of all pairs is seen
+    size = f"{layers} x {layers} x {width}, T{T}, B{B}"
+    batch = LanguageBatch(ids[:, :-1], ids[:, 1:])
+    return _step(name, size, setting, model, batch, flops, pytorch.gpt_step, jax_models.gpt_step)
+
+
+def gpt_step(setting: Setting, layers: int = 4, width: int = 128, T: int = 64, B: int = 12) -> Workload:
+    return _gpt("gpt-step", setting, layers, width, T, B)
+
+
+def gpt_step_large(setting: Setting, layers: int = 6, width: int = 384, T: int = 256, B: int = 8) -> Workload:
+    return _gpt("gpt-step-large", setting, layers, width, T, B)
+
+
+def classifier_step(setting: Setting, B: int = 32, T: int = 100) -> Workload:
+    model = build("conv-lstm-classifier", vocab_size=10000, dropout=0.0, dtype=setting.dtype)
+    rng = np.random.default_rng(0)
+    batch = ClassificationBatch(rng.integers(0, 10000, (B, T)), np.full(B, T), rng.integers(0, 2, B))
+    flops = 3 * 2 * B * T * (64 * 64 * 3 + 4 * 64 * 128)
+    return _step("classifier-step", f"B{B} T{T}", setting, model, batch, flops, pytorch.classifier_step)

@@ -1,0 +1,143 @@
+"""What changes weights without a deep model: the optimizer's pass, and the embeddings of words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.variants import Setting, Variant, Workload, definition, host
+from benchmarks.workloads import skip_gram
+from minilm.layers import Linear
+from minilm.models.transformer_backbone import Stack
+from minilm.optim import AdamW
+
+ADAMW = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+
+
+def adamw(setting: Setting, parameters: int = 10_000_000) -> Workload:
+    """One update of all parameters, ten matrices, whose gradients lie ready. Compared: the changes of three."""
+    rng, side = np.random.default_rng(0), max(1, round((parameters / 10) ** 0.5))
+
+    def stack() -> Stack:
+        layers = [Linear(side, side, bias=False, rng=np.random.default_rng(n), dtype=setting.dtype) for n in range(10)]
+        return Stack(layers).to(setting.xp)
+
+    values = list(stack().parameters().values())
+    gradients = [setting.xp.asarray(rng.standard_normal((side, side)).astype(setting.dtype)) for _ in values]
+
+    def made() -> AdamW:
+        optimizer = AdamW(stack(), **ADAMW)
+        optimizer.accumulate(dict(zip(optimizer.flat.slots, gradients, strict=True)))
+        return optimizer
+
+    def step(optimizer: AdamW) -> None:
+        optimizer.flat.filled = True  # the gradients stay as they are: an update and nothing else
+        optimizer.step()
+
+    def fused_results() -> list[np.ndarray]:
+        optimizer = made()
+        for _ in range(3):
+            step(optimizer)
+        return [host(slot.value - old)[0] for slot, old in zip(optimizer.flat.slots.values(), values, strict=True)]
+
+    def plain_results() -> list[np.ndarray]:
+        state = _Plain(setting.xp, values, gradients)
+        for _ in range(3):
+            state.step()
+        return [host(new - old)[0] for new, old in zip(state.values, values, strict=True)]
+
+    fused, plain = made(), _Plain(setting.xp, values, gradients)
+    variants = {
+        "definition": Variant(plain.step, None, plain_results),
+        "minilm.optim": Variant(lambda: step(fused), None, fused_results),
+    }
+    if torch := setting.torch():
+        from benchmarks.peers import pytorch
+
+        variants["torch"] = pytorch.adamw(torch, values, gradients, setting.torch_device, **ADAMW)
+    size = 10 * side * side
+    moved = 7 * size * setting.xp.dtype(setting.dtype).itemsize  # four arrays read, three written
+    return Workload("adamw", f"{size} parameters", variants, moved, 14 * size, setting.tolerance)
+
+
+class _Plain:
+    """AdamW as it is written down, one array at a time. [Loshchilov & Hutter 2019, algorithm 2]"""
+
+    def __init__(self, xp: Any, values: list[Any], gradients: list[Any]) -> None:
+        self.xp, self.values, self.gradients = xp, [value.copy() for value in values], gradients
+        self.m, self.v = ([xp.zeros_like(value) for value in values] for _ in range(2))
+        self.steps = 0
+
+    def step(self) -> None:
+        (beta1, beta2), lr = ADAMW["betas"], ADAMW["lr"]
+        self.steps += 1
+        for n, g in enumerate(self.gradients):
+            self.m[n] = beta1 * self.m[n] + (1 - beta1) * g
+            self.v[n] = beta2 * self.v[n] + (1 - beta2) * g * g
+            m, v = self.m[n] / (1 - beta1**self.steps), self.v[n] / (1 - beta2**self.steps)
+            decayed = self.values[n] * (1 - lr * ADAMW["weight_decay"])
+            self.values[n] = decayed - lr * m / (self.xp.sqrt(v) + ADAMW["eps"])
+
+
+def word2vec(
+    setting: Setting, vocabulary: int = 10000, width: int = 100, texts: int = 800, T: int = 20, window: int = 5
+) -> Workload:
+    """An epoch of skip-gram with negative sampling over texts whose words follow Zipf's law; 5 negatives a pair.
+
+    Definition, tuned version and PyTorch share 64 negatives in each batch of 16 texts, weighted as 5 a pair, and end
+    with the same tables. gensim draws its negatives itself, 5 for each pair, and updates after each pair: another
+    algorithm for the same model. There is no result to compare with it; only its time is.
+    """
+    if setting.xp is not np:
+        raise ValueError("word2vec runs on the CPU only: its rows are added up with NumPy's indexing")
+    if T < 2:
+        raise ValueError(f"word2vec: texts of T = {T} word have no pairs; expected at least 2")
+    rng = np.random.default_rng(0)
+    frequency = 1.0 / np.arange(1, vocabulary + 1)
+    ids = rng.choice(vocabulary, (texts, T), p=frequency / frequency.sum())
+    w_in = (rng.random((vocabulary, width)) - 0.5).astype(setting.dtype)
+    w_out = (0.1 * rng.standard_normal((vocabulary, width))).astype(setting.dtype)
+    options = skip_gram.Options(window=window, negatives=5, shared=64, lr=0.025 / 16)  # a batch is a sum of texts
+    table = skip_gram.negative_table(ids, vocabulary)
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        drawing = np.random.default_rng(1)
+        for start in range(0, texts, 16):
+            yield ids[start : start + 16], table[drawing.integers(0, len(table), options.shared)]
+
+    def variant(update: Any) -> Variant:
+        tables = [w_in.copy(), w_out.copy()]
+
+        def epoch() -> None:
+            for batch, negatives in batches():
+                update(*tables, batch, negatives, options)
+
+        def results() -> list[np.ndarray]:
+            tables[0][...], tables[1][...] = w_in, w_out
+            epoch()
+            return [tables[0] - w_in, tables[1] - w_out]
+
+        return Variant(epoch, None, results)
+
+    variants = {
+        "definition": definition(variant(skip_gram.plain_update)),
+        "by windows": variant(skip_gram.update),
+    }
+    if torch := setting.torch():
+        from benchmarks.peers import pytorch
+
+        def pairs() -> Iterator[Any]:
+            for batch, negatives in batches():
+                yield tuple(torch.from_numpy(a) for a in (*skip_gram.pairs(batch, window), negatives))
+
+        weight = options.negatives / options.shared
+        variants["torch"] = pytorch.skip_gram(torch, w_in, w_out, pairs, weight, options.lr)
+    if gensim := setting.gensim():
+        from benchmarks.peers import gensim_model
+
+        variants["gensim"] = gensim_model.epoch(gensim, ids, vocabulary, width, window, options.negatives)
+    count = texts * len(skip_gram.pairs(ids[:1], window)[0])
+    size = f"{count} pairs, vocabulary {vocabulary}, width {width}, window {window}"
+    return Workload("word2vec", size, variants, 0.0, 0.0, 10 * setting.tolerance)  # pairs a second count here

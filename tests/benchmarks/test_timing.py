@@ -1,0 +1,63 @@
+"""Times: rounds are paired, preparation is not timed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks import timing
+from benchmarks.timing import interleave
+
+
+class Script:
+    """A clock that does not look at the time: a variant takes as long as it says."""
+
+    def seconds(self, run):
+        return run()
+
+
+class Drifting:
+    """The same on a machine that gets slower from round to round."""
+
+    calls = 0
+
+    def seconds(self, run):
+        self.calls += 1
+        return run() * (1 + (self.calls - 1) // 2)  # two variants: two calls a round
+
+
+def test_the_ratio_is_that_of_paired_rounds():
+    measured = interleave({"slow": lambda: lambda: 2.0, "fast": lambda: lambda: 1.0}, Drifting(), budget=30.0)
+    slow, fast = measured["slow"], measured["fast"]
+    assert slow.ratio_to(slow) == (1.0, 1.0, 1.0)
+    assert fast.ratio_to(slow) == (2.0, 2.0, 2.0)
+    assert fast.spread.p20 < fast.spread.p50 < fast.spread.p80
+
+
+def test_preparation_is_not_timed():
+    calls = []
+
+    def prepare():
+        calls.append("prepare")
+        return lambda: calls.append("run") or 1.0
+
+    interleave({"one": prepare}, Script(), budget=5.0)
+    assert calls[:2] == ["prepare", "run"]
+    assert calls.count("prepare") == calls.count("run")
+
+
+def test_ceilings_count_bytes_read_and_written_and_two_operations_a_product():
+    class Second:
+        def seconds(self, run):
+            run()
+            return 1.0
+
+    found = timing.ceilings(np, Second(), "float16", numbers=1000, size=10)
+    assert found.copy_gigabytes == 2 * 4000 / 1e9
+    assert found.product_gigaflops == 2 * 10**3 / 1e9
+    assert found.product_dtype == "float32"  # no BLAS multiplies float16
+    assert timing.ceilings(np, Second(), "float64", numbers=10, size=4).product_dtype == "float64"
+
+
+def test_the_better_of_two_ceilings_counts():
+    found = timing.Ceilings(10.0, 300.0, "float32").or_better(timing.Ceilings(12.0, 200.0, "float32"))
+    assert found == (12.0, 300.0, "float32")
