@@ -127,7 +127,7 @@ def empty_in(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:
 def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """`empty`, filled with 0."""
     array = empty(shape, dtype)
-    array.fill(0)
+    array.reshape(-1).view(np.uint8).fill(0)  # bytes: twice as fast as filling with numbers
     return array
 
 
