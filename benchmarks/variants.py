@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minilm import reference
+from minilm.arena import Arena
 from minilm.backend import to_numpy
 from minilm.kernels import explain
 
@@ -135,15 +137,24 @@ def call(function: Callable[[], Any], results: Callable[[], Any] | None = None) 
 
 def definition(variant: Variant) -> Variant:
     """The same calls, forced to run the definitions."""
+    return _within(reference, variant)
 
-    def forced(function: Callable[..., Any] | None) -> Any:
+
+def recycling(variant: Variant) -> Variant:
+    """The same calls in recycled memory, as in a training step."""
+    arena = Arena()
+    return _within(lambda: arena, variant)
+
+
+def _within(context: Callable[[], AbstractContextManager], variant: Variant) -> Variant:
+    def entering(function: Callable[..., Any] | None) -> Any:
         def run(*args: Any) -> Any:
-            with reference():
+            with context():
                 return function(*args)
 
         return None if function is None else run
 
-    return Variant(forced(variant.forward), forced(variant.backward), forced(variant.results))
+    return Variant(entering(variant.forward), entering(variant.backward), entering(variant.results))
 
 
 def op_variants(
@@ -158,4 +169,4 @@ def with_tuned(variant: Variant, op: str, *args: Any, **options: Any) -> dict[st
     """`variant` as the definition, and by the name of the version that is chosen, where that is another."""
     chosen = explain(op, *args, **options).splitlines()[0].partition(": ")[2]
     variants = {"definition": definition(variant)}
-    return variants if chosen.startswith("definition") else {**variants, chosen: variant}
+    return variants if chosen.startswith("definition") else {**variants, chosen: recycling(variant)}

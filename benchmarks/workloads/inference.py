@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import pytorch
-from benchmarks.variants import Setting, Workload, call, definition
-from minilm.arena import Arena
+from benchmarks.variants import Setting, Workload, call, definition, recycling
 from minilm.models import build
 from minilm.models.transformer_backbone import TransformerBackbone
 
@@ -33,13 +32,7 @@ def bert_encode(setting: Setting, layers: int = 6, width: int = 384, heads: int 
     def encode() -> Any:
         return backbone.forward(ids, lengths=key_lengths, train=False)[0]
 
-    arena = Arena()
-
-    def encode_in_recycled_memory() -> Any:
-        with arena:
-            return encode()
-
-    variants = {"definition": definition(call(encode)), "tuned where served": call(encode_in_recycled_memory)}
+    variants = {"definition": definition(call(encode)), "tuned where served": recycling(call(encode))}
     if framework:
         variants["torch"] = framework
     weights = sum(array.size for name, array in backbone.parameters().items() if name.startswith("blocks."))
