@@ -20,9 +20,11 @@ from minilm.arena import Arena
 from minilm.backend import Array, array_namespace, generator
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.normalization import BatchNorm
+from minilm.layers.recurrent import Recurrent
 from minilm.train.data import terms_of
 
 MINIMUM_TOKENS = 256  # below, the threads' meeting costs more than it saves
+MINIMUM_STATE = 4096  # numbers in a recurrent state; below, calls are so short that threads wait for the interpreter
 
 
 class BatchGradients:
@@ -31,7 +33,9 @@ class BatchGradients:
     def __init__(self, model: Layer) -> None:
         self.model = model
         self.arenas: list[Arena] = [Arena()]
-        self.divisible = not any(isinstance(layer, BatchNorm) for _, layer in model.walk())
+        layers = [layer for _, layer in model.walk()]
+        self.divisible = not any(isinstance(layer, BatchNorm) for layer in layers)
+        self.state = min((layer.hidden_size for layer in layers if isinstance(layer, Recurrent)), default=MINIMUM_STATE)
 
     def __call__(self, batch: Any, weight: float = 1.0, seed: tuple[int, ...] = (0,)) -> tuple[Array, list[Gradients]]:
         """weight · loss, and the gradients of that, whose sum over the list is the batch's. `seed` is for dropout."""
@@ -56,7 +60,8 @@ class BatchGradients:
     def _pieces(self, batch: Any) -> list[tuple[int, int]]:
         rows = len(batch.ids)
         host = array_namespace(batch.ids) is np
-        number = threads.count() if host and self.divisible and batch.ids.size >= MINIMUM_TOKENS else 1
+        large = batch.ids.size >= MINIMUM_TOKENS and rows * self.state >= MINIMUM_STATE
+        number = threads.count() if host and self.divisible and large else 1
         return threads.parts(rows, number) or [(0, rows)]
 
     def _differentiate(self, batch: Any, weight: float, seed: tuple[int, ...]) -> tuple[Array, Gradients]:

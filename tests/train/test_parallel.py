@@ -8,7 +8,7 @@ import pytest
 from minilm import threads
 from minilm.models import build
 from minilm.text.batching import ClassificationBatch, LanguageBatch
-from minilm.train import TrainingOptions, train
+from minilm.train import TrainingOptions, parallel, train
 from minilm.train.parallel import BatchGradients
 from tests.train.toy import Toy, toy_data
 
@@ -38,10 +38,11 @@ def total(parts):
 
 @pytest.mark.parametrize("number", [2, 3])
 @pytest.mark.parametrize("preset", MODELS)
-def test_the_sum_over_threads_is_the_gradient(preset, number, rng):
+def test_the_sum_over_threads_is_the_gradient(preset, number, rng, monkeypatch):
     options, draw = MODELS[preset]
     model = build(preset, vocab_size=20, dtype="float64", **options)
     batch = draw(rng)
+    monkeypatch.setattr(parallel, "MINIMUM_STATE", 1)
     with threads.limit(1):
         loss, (grads,) = BatchGradients(model)(batch, 0.5)
     with threads.limit(number):
@@ -65,6 +66,8 @@ def test_a_single_row_or_a_short_batch_is_one_part(rng):
     with threads.limit(2):
         assert len(BatchGradients(model)(language_batch(rng, B=1, T=400))[1]) == 1
         assert len(BatchGradients(model)(language_batch(rng, B=4, T=8))[1]) == 1
+        narrow = build("lstm-lm", vocab_size=20, embedding_size=8, width=12)
+        assert len(BatchGradients(narrow)(language_batch(rng, B=8, T=60))[1]) == 1
 
 
 def test_the_same_number_of_threads_trains_to_the_same_bits(tmp_path):
