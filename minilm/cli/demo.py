@@ -43,9 +43,9 @@ FULL = Scale(
 )
 QUICK = Scale(
     {"layers": 2, "heads": 2, "width": 64, "context": 48},
-    {"steps": 300, "batch_size": 16, "learning_rate": 6e-3, "eval_every": 100},
+    {"steps": 400, "batch_size": 16, "learning_rate": 6e-3, "eval_every": 100},
     examples=4000,
-    epochs=3,
+    epochs=4,
     samples=30,
 )
 
