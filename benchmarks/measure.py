@@ -176,7 +176,8 @@ def _measure_one(
     for phase in ("forward", "backward", "both") if has_backward else ("call",):
         _tell(f"{name}: {phase}")
         prepared = {n: p for n, v in variants.items() if (p := _prepare(v, phase)) is not None}
-        measured = timing.interleave(prepared, clock, job.seconds)
+        settle = timing.SETTLE if job.device == "cpu" else 0.0
+        measured = timing.interleave(prepared, clock, job.seconds, settle=settle)
         rows += report.rows_of(workload, phase, measured, peaks, threads, job.dtype)
     return rows
 

@@ -1,8 +1,9 @@
 """Times that can be compared: all variants of a workload in one process, interleaved, in a new random order each round.
 
 A machine's speed drifts; paired rounds drift together. So the ratio of two variants is the median of the ratios within
-rounds, not the ratio of two medians. Garbage collection is off while the clock runs. On a GPU events on the stream are
-read, and a large buffer is written before each run so that none finds its inputs in the L2 cache.
+rounds, not the ratio of two medians. On the CPU a variant runs untimed for a moment before each time is taken, so that
+caches, memory and threads are its own, as in a loop. Garbage collection is off while the clock runs. On a GPU events on
+the stream are read, and a large buffer is written before each run so that none finds its inputs in the L2 cache.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+SETTLE = 0.02  # seconds, on the CPU: so long do threads of OpenBLAS and OpenMP spin after another variant's last call
 L2_FLUSH_BYTES = 256 << 20  # larger than the L2 cache of any current GPU
 
 
@@ -70,25 +72,32 @@ class DeviceClock:
 
 
 def interleave(
-    prepared: Mapping[str, Callable[[], Callable[[], Any]]], clock: Any, budget: float, seed: int = 0
+    prepared: Mapping[str, Callable[[], Callable[[], Any]]],
+    clock: Any,
+    budget: float,
+    seed: int = 0,
+    settle: float = 0.0,
 ) -> dict[str, Measured]:
     """Time variants for about `budget` seconds in all, at least 5 rounds and at most 100.
 
-    `prepared[name]()` does what must not be timed (a forward before a backward) and returns the call to time.
+    `prepared[name]()` does what must not be timed (a forward before a backward) and returns the call to time. Before
+    each time is taken the variant runs untimed for `settle` seconds.
     """
     names = list(prepared)
     for name in names:
         prepared[name]()()  # warm up: compile, allocate, fault pages in
     once = sum(clock.seconds(prepared[name]()) for name in names)
-    rounds = int(min(100, max(5, budget / max(once, 1e-9))))
+    rounds = int(min(100, max(5, budget / max(once + settle * len(names), 1e-9))))
     rng, seconds = np.random.default_rng(seed), {name: [] for name in names}
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
             for index in rng.permutation(len(names)):
-                run = prepared[names[index]]()
-                seconds[names[index]].append(clock.seconds(run))
+                prepare, until = prepared[names[index]], time.perf_counter() + settle
+                while time.perf_counter() < until:
+                    prepare()()
+                seconds[names[index]].append(clock.seconds(prepare()))
     finally:
         gc.enable()
     return {name: Measured(own) for name, own in seconds.items()}

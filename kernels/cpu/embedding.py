@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty
+from minilm.arena import empty, zeros
 from minilm.kernels.cpu.blocks import unserved
 from minilm.kernels.selection import Version, register
 
@@ -65,9 +65,7 @@ def add_up(dy: np.ndarray, cache: OccurrencesCache) -> np.ndarray:
     counts = np.diff(np.append(starts, ids.size))
     rank = np.empty(ids.size, np.intp)  # 0 for the first occurrence of an id, 1 for the second
     rank[order] = np.arange(ids.size) - np.repeat(starts, counts)
-    dweight = empty((V, C), rows.dtype)
-
-    dweight.view(np.uint8).fill(0)  # twice as fast as filling in floats
+    dweight = zeros((V, C), rows.dtype)
     for occurrence in range(min(ROUNDS, counts.max())):
         _add_rows(dweight, ids, rows, np.flatnonzero(rank == occurrence), first=occurrence == 0)
     for run in np.flatnonzero(counts > ROUNDS):
