@@ -53,7 +53,7 @@ QUICK = Scale(
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "demo",
-        help="the whole way in four minutes: pretrain, write, fine-tune three ways, compare",
+        help="the whole way in some two minutes: pretrain, write, fine-tune three ways, compare",
         description="Pretrain a small GPT on the shipped King James text, show what it writes, and fine-tune it to "
         "tell verses of the Old from those of the New Testament: head only, LoRA, all parameters; against logistic "
         "regression on a bag of words. Needs this package alone; plots are written where matplotlib is installed.",
