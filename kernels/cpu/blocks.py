@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 BLOCK_BYTES = 1 << 19
 SHARED_BLOCKS = 4  # times as large are blocks where threads share them out
-SPREAD_SIZE = 1 << 19  # numbers: half a millisecond of work, five times what a second thread costs to call
+SPREAD_SIZE = 1 << 19  # numbers for two threads: half a millisecond of work, five times what the second costs to call
 
 # Row dot products without a temporary; NumPy 1 has no such function.
 row_dot = getattr(np, "vecdot", lambda a, b: (a * b).sum(axis=-1))
@@ -40,7 +40,7 @@ def spread_blocks(
     def part(start: int, stop: int) -> Result:
         return work([slice(i, min(i + size, stop)) for i in range(start, stop, size)])
 
-    return threads.spread(part, len(rows)) if shared else [part(0, len(rows))]
+    return threads.spread(part, len(rows), most=2 * rows.size // SPREAD_SIZE if shared else 1)
 
 
 def unserved(x: Any, minimum_size: int, dtypes: tuple[type, ...] = (np.float32, np.float64)) -> str | None:

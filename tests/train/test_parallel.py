@@ -43,6 +43,7 @@ def test_the_sum_over_threads_is_the_gradient(preset, number, rng, monkeypatch):
     model = build(preset, vocab_size=20, dtype="float64", **options)
     batch = draw(rng)
     monkeypatch.setattr(parallel, "MINIMUM_STATE", 1)
+    monkeypatch.setattr(parallel, "MINIMUM_TOKENS", 1)
     with threads.limit(1):
         loss, (grads,) = BatchGradients(model)(batch, 0.5)
     with threads.limit(number):
@@ -55,14 +56,16 @@ def test_the_sum_over_threads_is_the_gradient(preset, number, rng, monkeypatch):
 
 def test_rows_that_share_statistics_stay_together(rng):
     with threads.limit(2):
-        _, parts = BatchGradients(Toy(norm=True))(language_batch(rng, T=100, V=7))
+        _, parts = BatchGradients(Toy(norm=True))(language_batch(rng, T=200, V=7))
         assert len(parts) == 1
-        _, parts = BatchGradients(Toy(norm=False))(language_batch(rng, T=100, V=7))
+        _, parts = BatchGradients(Toy(norm=False))(language_batch(rng, T=200, V=7))
         assert len(parts) == 2
 
 
 def test_a_single_row_or_a_short_batch_is_one_part(rng):
     model = build("gpt", vocab_size=20, layers=1, heads=1, width=8, context=400)
+    with threads.limit(16):  # more threads than rows: they serve within the operations
+        assert len(BatchGradients(model)(language_batch(rng, B=8, T=400))[1]) == 1
     with threads.limit(2):
         assert len(BatchGradients(model)(language_batch(rng, B=1, T=400))[1]) == 1
         assert len(BatchGradients(model)(language_batch(rng, B=4, T=8))[1]) == 1
@@ -70,7 +73,7 @@ def test_a_single_row_or_a_short_batch_is_one_part(rng):
         assert len(BatchGradients(narrow)(language_batch(rng, B=8, T=60))[1]) == 1
 
 
-def test_the_same_number_of_threads_trains_to_the_same_bits(tmp_path):
+def test_the_same_number_of_threads_trains_to_the_same_bits():
     """Dropout included: each part draws from a generator of its own."""
 
     def run(number):
@@ -87,13 +90,14 @@ class LongData:
     steps_per_epoch = 10
 
     def batch(self, step, micro):
-        return language_batch(np.random.default_rng((step, micro)), B=6)
+        return language_batch(np.random.default_rng((step, micro)), B=10)
 
     def validate(self, model):
         return {"val_loss": 1.0}
 
 
-def test_nan_in_one_part_is_told(tmp_path):
+def test_nan_in_one_part_is_told(monkeypatch):
+    monkeypatch.setattr(parallel, "MINIMUM_TOKENS", 1)
     model = Toy(norm=False)
     model.head.params["weight"][:] = np.nan
     with threads.limit(2), pytest.raises(ValueError, match="step 1"):
