@@ -4,11 +4,11 @@
 
 A whole pass in each thread needs two meetings a step, where threads within each operation would need hundreds; NumPy
 releases the interpreter's lock while it computes. The rows of a batch must not depend on each other: a model with batch
-normalization, whose rows share their statistics, is not split. Nor is a batch that has too few rows or tokens to give
-every thread its part: the threads serve within the operations then.
+normalization, whose rows share their statistics, is not split. Nor is a batch that is too small to give every thread
+its part: the threads serve within the operations then.
 
 Measured with 2 threads against threads within the operations: a GPT step of 6 layers, width 384 (8 x 256 tokens) is
-1.17 times as fast, one of 4 layers, width 128 (12 x 64) no slower; float32, medians.
+1.17 times as fast; one of 4 layers, width 128 (12 or 32 x 64) is no faster, and is not split. float32, medians.
 
 The same number of threads gives the same bits. Another number rounds, and draws its dropout, differently.
 """
@@ -27,9 +27,9 @@ from minilm.layers.normalization import BatchNorm
 from minilm.layers.recurrent import Recurrent
 from minilm.train.data import terms_of
 
-# What each thread gets at least. A pass takes the interpreter, which runs one thread at a time, some milliseconds.
-MINIMUM_TOKENS = 256
-MINIMUM_STATE = 2048  # numbers in a recurrent state: below, calls are so short that threads wait for each other
+# What each thread gets at least. The interpreter runs one thread at a time: between short calls threads wait in turn.
+MINIMUM_NUMBERS = 1 << 18  # in an activation, tokens times width
+MINIMUM_STATE = 1 << 11  # in a recurrent state, rows times width
 
 
 class BatchGradients:
@@ -40,6 +40,7 @@ class BatchGradients:
         self.arenas: list[Arena] = [Arena()]
         layers = [layer for _, layer in model.walk()]
         self.divisible = not any(isinstance(layer, BatchNorm) for layer in layers)
+        self.width = max((min(p.shape) for p in model.parameters().values() if p.ndim == 2), default=0)
         self.hidden = min((layer.hidden_size for layer in layers if isinstance(layer, Recurrent)), default=None)
 
     def __call__(self, batch: Any, weight: float = 1.0, seed: tuple[int, ...] = (0,)) -> tuple[Array, list[Gradients]]:
@@ -66,7 +67,7 @@ class BatchGradients:
         rows = len(batch.ids)
         host = array_namespace(batch.ids) is np
         number = threads.count()
-        large = rows >= number and batch.ids.size >= number * MINIMUM_TOKENS
+        large = rows >= number and batch.ids.size * self.width >= number * MINIMUM_NUMBERS
         if self.hidden is not None:
             large = large and rows * self.hidden >= number * MINIMUM_STATE
         return threads.parts(rows, number) if host and self.divisible and large else [(0, rows)]

@@ -43,7 +43,7 @@ def test_the_sum_over_threads_is_the_gradient(preset, number, rng, monkeypatch):
     model = build(preset, vocab_size=20, dtype="float64", **options)
     batch = draw(rng)
     monkeypatch.setattr(parallel, "MINIMUM_STATE", 1)
-    monkeypatch.setattr(parallel, "MINIMUM_TOKENS", 1)
+    monkeypatch.setattr(parallel, "MINIMUM_NUMBERS", 1)
     with threads.limit(1):
         loss, (grads,) = BatchGradients(model)(batch, 0.5)
     with threads.limit(number):
@@ -54,27 +54,34 @@ def test_the_sum_over_threads_is_the_gradient(preset, number, rng, monkeypatch):
         np.testing.assert_allclose(gradient, grads[name], rtol=0, atol=1e-12 * max(1e-3, np.abs(grads[name]).max()))
 
 
-def test_rows_that_share_statistics_stay_together(rng):
+def test_rows_that_share_statistics_stay_together(rng, monkeypatch):
+    monkeypatch.setattr(parallel, "MINIMUM_NUMBERS", 1)
     with threads.limit(2):
-        _, parts = BatchGradients(Toy(norm=True))(language_batch(rng, T=200, V=7))
+        _, parts = BatchGradients(Toy(norm=True))(language_batch(rng, V=7))
         assert len(parts) == 1
-        _, parts = BatchGradients(Toy(norm=False))(language_batch(rng, T=200, V=7))
+        _, parts = BatchGradients(Toy(norm=False))(language_batch(rng, V=7))
         assert len(parts) == 2
 
 
-def test_a_single_row_or_a_short_batch_is_one_part(rng):
-    model = build("gpt", vocab_size=20, layers=1, heads=1, width=8, context=400)
-    with threads.limit(16):  # more threads than rows: they serve within the operations
-        assert len(BatchGradients(model)(language_batch(rng, B=8, T=400))[1]) == 1
+def test_what_is_too_small_for_all_threads_is_one_part(rng):
+    def number_of_parts(model, batch):
+        return len(BatchGradients(model)(batch)[1])
+
+    wide = build("gpt", vocab_size=20, layers=1, heads=1, width=1024, context=400)
+    narrow = build("lstm-lm", vocab_size=20, embedding_size=512, width=12)
     with threads.limit(2):
-        assert len(BatchGradients(model)(language_batch(rng, B=1, T=400))[1]) == 1
-        assert len(BatchGradients(model)(language_batch(rng, B=4, T=8))[1]) == 1
-        narrow = build("lstm-lm", vocab_size=20, embedding_size=8, width=12)
-        assert len(BatchGradients(narrow)(language_batch(rng, B=8, T=60))[1]) == 1
+        assert number_of_parts(wide, language_batch(rng, B=2, T=400)) == 2
+        assert number_of_parts(wide, language_batch(rng, B=1, T=400)) == 1
+        assert number_of_parts(wide, language_batch(rng, B=4, T=8)) == 1
+        assert number_of_parts(narrow, language_batch(rng, B=20, T=60)) == 1
+    with threads.limit(16):  # more threads than rows
+        assert number_of_parts(wide, language_batch(rng, B=2, T=400)) == 1
 
 
-def test_the_same_number_of_threads_trains_to_the_same_bits():
+def test_the_same_number_of_threads_trains_to_the_same_bits(monkeypatch):
     """Dropout included: each part draws from a generator of its own."""
+
+    monkeypatch.setattr(parallel, "MINIMUM_NUMBERS", 1)
 
     def run(number):
         model = build("gpt", vocab_size=20, layers=1, heads=1, width=8, context=64, dropout=0.2)
@@ -97,7 +104,7 @@ class LongData:
 
 
 def test_nan_in_one_part_is_told(monkeypatch):
-    monkeypatch.setattr(parallel, "MINIMUM_TOKENS", 1)
+    monkeypatch.setattr(parallel, "MINIMUM_NUMBERS", 1)
     model = Toy(norm=False)
     model.head.params["weight"][:] = np.nan
     with threads.limit(2), pytest.raises(ValueError, match="step 1"):
