@@ -73,10 +73,7 @@
 //
 // [Dao 2023, "FlashAttention-2", sections 3.1 and 3.3; Milakov and Gimelshein 2018, for the running maximum]
 
-#include "ptx.cuh"
-#if DROPOUT
-#include "philox.cuh"
-#endif
+#include "fragments.cuh"
 
 typedef unsigned int Word;                                                   // two elements
 constexpr int D = HEAD;
@@ -114,31 +111,6 @@ __device__ __forceinline__ void copy_rows(unsigned tile, unsigned to, const elem
     for (int i = 0; i < N; i++)
         copy_async_16(tile + (to ^ place(i, 0) * 16) + i * ROW_BYTES, from + i * D, !GUARDED || i < rows);
 }
-
-__device__ __forceinline__ float maximum_of_row(float x) {                   // over the 4 lanes that share it
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-__device__ __forceinline__ float sum_of_row(float x) {
-    x += __shfl_xor_sync(~0u, x, 1);
-    return x + __shfl_xor_sync(~0u, x, 2);
-}
-
-#if DROPOUT
-// Four bits: are the weights of (row, column), (row, column + 1), (row + 8, column), (row + 8, column + 1) kept? Two
-// neighbouring lanes, whose columns are 4 n and 4 n + 2, need the same eight words: the even one draws those of `row`,
-// the odd one those of row + 8, and they trade halves.
-__device__ __forceinline__ Word draw_kept(unsigned long long seed, unsigned head, int row, int column, Word threshold) {
-    const bool odd = threadIdx.x & 1;
-    const Philox drawn = philox(seed, head, row + (odd ? 8 : 0), column >> 2);
-    const Word mine0 = odd ? drawn.word[2] : drawn.word[0], mine1 = odd ? drawn.word[3] : drawn.word[1];
-    const Word theirs0 = __shfl_xor_sync(~0u, odd ? drawn.word[0] : drawn.word[2], 1);
-    const Word theirs1 = __shfl_xor_sync(~0u, odd ? drawn.word[1] : drawn.word[3], 1);
-    const Word mine = (Word)(mine0 >= threshold) | (Word)(mine1 >= threshold) << 1;
-    const Word theirs = (Word)(theirs0 >= threshold) | (Word)(theirs1 >= threshold) << 1;
-    return odd ? theirs | mine << 2 : mine | theirs << 2;
-}
-#endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward(
     const element* __restrict__ q, const element* __restrict__ k, const element* __restrict__ v,

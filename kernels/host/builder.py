@@ -37,7 +37,7 @@ GUARD_PATTERN = 0xA5
 ALIGNMENT = 16  # of a NumPy array's first byte, and kept by the guarded copy: misalignment must show
 MAX_THREADS, STACK_BYTES = 1024, 256 * 1024  # of a block, and of one fiber: as in fibers.h
 STACK_CHECK = f"-Werror=frame-larger-than={STACK_BYTES // 2}"
-CHECKS = "alignment,null,bounds,shift-exponent,integer-divide-by-zero"  # cheap; fibers.h says what they find
+CHECKS = "alignment,null,bounds,shift-exponent,integer-divide-by-zero"  # cheap; checks.h says what they find
 MAX_SHARED = 232448  # 227 KiB: the most that a block may use on sm_90 and sm_100
 SCALARS = {"int32": "i4", "int64": "i8", "uint32": "u4", "uint64": "u8", "float32": "f4", "float64": "f8"}
 
@@ -178,7 +178,7 @@ def _compile(unit: str, name: str, command: Sequence[str], library: Path) -> Non
         result = subprocess.run(compiling, input=unit, text=True, capture_output=True, env=environment)
         if result.returncode:
             raise CompileError(explain(result.stderr, name))
-        # The compiler's checks are handled in fibers.h: their runtime library isn't linked, unlike a sanitizer's.
+        # The compiler's checks are handled in checks.h: their runtime library isn't linked, unlike a sanitizer's.
         linking = [*(flag for flag in command if flag != f"-fsanitize={CHECKS}"), "-shared", str(compiled)]
         subprocess.run([*linking, "-o", str(built)], check=True, env=environment)
         os.replace(built, library)

@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "fibers.h"
+#include "scheduler.h"
 
 #define CUDA_CPU_MODEL 1
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
+from minilm.kernels.cuda.launch import kernel
 from minilm.kernels.host import CompileError, compiler_problem, host_options
 from minilm.kernels.host.sanitize import run_sanitized, runtime
 
@@ -77,3 +80,16 @@ def sanitized(request, host_run):
     if runtime(request.param) is None:
         pytest.skip(f"the runtime of sanitizer {request.param!r} isn't installed")
     return lambda code, *arguments: run_sanitized(request.param, code, *arguments)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """toy(body, ...): a kernel `toy` with the parameters float* x, float* y, int n, compiled for the CPU."""
+    numbers = itertools.count()
+
+    def compile_toy(body, parameters="const float* x, float* y, int n", before="", defines=()):
+        file = tmp_path / f"toy{next(numbers)}.cu"
+        file.write_text(f'{before}\nextern "C" __global__ void toy({parameters}) {{\n{body}\n}}\n', encoding="utf-8")
+        return kernel(file, "toy", dict(defines), like=np.zeros(1))
+
+    return compile_toy

@@ -13,7 +13,7 @@ import pytest
 
 from minilm import gradcheck, ops
 from minilm.kernels import reference
-from minilm.kernels.cuda import ladder, launch
+from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.attention import attention, attention_backward, tile_shapes
 from minilm.kernels.cuda.attention_options import EXACT_HEAD_SIZES, FusedAttentionCache
 from minilm.kernels.cuda.philox import keep_mask
@@ -362,41 +362,3 @@ def test_tiles_fit_48_kib():
             streams = 1 if D * itemsize > 256 else 2
             forward, backward = (BR + BC) * row + BR * (BC * itemsize + 16), (2 * R + streams * C) * row
             assert max(forward, backward + R * (C * itemsize + 16)) <= 48 * 1024
-
-
-# ---- the ladder
-
-
-@pytest.mark.parametrize("rung", ["naive", "tiles", "online"])
-@pytest.mark.parametrize("Tq, Tk, causal", [(33, 97, False), (97, 33, True), (31, 33, True)])
-def test_the_rungs_of_the_ladder(rung, Tq, Tk, causal, poisoned_empty, host_run):
-    case = Case((1, 2, 2, Tq, Tk, 40), causal=causal)
-    (q, k, v, _), _ = case.inputs()
-    y = ladder.attention(q, k, v, causal=causal, rung=rung)
-    assert_within(y, definition(case, np.float64)[0], definition(case, np.float32)[0], "value")
-
-
-SANITIZED_LADDER = """
-import numpy as np
-from minilm.kernels.cuda import ladder
-rng = np.random.default_rng(0)
-q, k, v = rng.standard_normal((3, 1, 2, 37, 40)).astype(np.float32)
-for rung in ("naive", "tiles", "online"):
-    assert np.isfinite(ladder.attention(q, k, v, causal=True, rung=rung)).all()
-for rung in ("naive", "shared"):
-    assert np.isfinite(ladder.softmax(q[0], rung=rung)).all()
-"""
-
-
-def test_sanitizers_are_silent_on_the_ladder(sanitized):
-    outcome = sanitized(SANITIZED_LADDER)
-    assert outcome.clean, outcome.report[-3000:]
-
-
-def test_the_ladder_refuses_what_its_rungs_do_not_serve():
-    with pytest.raises(ValueError, match="rung 'best' is unknown"):
-        ladder.attention(Q, K, V, rung="best")
-    with pytest.raises(ValueError, match="serves equal numbers"):
-        ladder.attention(Q, K[:, :1].copy(), V[:, :1].copy(), rung="naive")
-    with pytest.raises(TypeError, match="served are float32"):
-        ladder.attention(*(x.astype(np.float64) for x in (Q, K, V)), rung="naive")

@@ -30,7 +30,9 @@ import numpy as np
 
 from minilm.kernels.cuda import launch
 from minilm.kernels.host.builder import build
-from tests.strict_cupy import StrictArray, StrictViolation, _event, _where, policy, strict
+from tests.strict_cupy.array import StrictArray
+from tests.strict_cupy.namespace import strict
+from tests.strict_cupy.rules import StrictViolation, caller, note, policy
 
 DEFAULT_SHARED = 48 * 1024  # what a launch may ask for without opting in
 OPT_IN_SHARED = {75: 64 * 1024, 80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -66,7 +68,7 @@ class StrictKernel:
             self._run = build("".join(f"#define {each}\n" for each in defines) + self.code, self.name)
 
     def __call__(self, grid, block, args, *, shared_mem: int = 0, stream=None) -> None:
-        where = f"kernel {self.name} at {_where()}"
+        where = f"kernel {self.name} at {caller()}"
         grid, block = _check_size(where, grid, block)
         if shared_mem > self._shared_limit:
             raise RuntimeError(
@@ -212,7 +214,7 @@ class _Device:
         pass
 
     def synchronize(self) -> None:
-        _event("sync", "Device.synchronize()")
+        note("sync", "Device.synchronize()")
 
 
 class _Event:
@@ -225,7 +227,7 @@ class _Event:
         self.time = time.perf_counter()
 
     def synchronize(self) -> None:
-        _event("sync", "Event.synchronize()")
+        note("sync", "Event.synchronize()")
 
 
 def _elapsed(start: _Event, stop: _Event) -> float:

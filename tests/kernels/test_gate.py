@@ -1,0 +1,109 @@
+"""The gate: figures held to limits, the record of what was measured, and the tables."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minilm.kernels import compile as compiling
+from minilm.kernels import gate, gate_tables, sass
+from minilm.kernels.cuda.instances import Instance
+from tests.kernels.gate_samples import GOOD, LIMITS_OF_TEST, listing
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_within_the_limits_passes():
+    assert gate.violations([GOOD], LIMITS_OF_TEST) == []
+
+
+@pytest.mark.parametrize(
+    ("planted", "message"),
+    [
+        ({"stack": 16}, "stack 16 > 0 (an array in memory)"),
+        ({"spills": 2}, "spills 2 > 0"),
+        ({"registers": 41}, "registers 41 > 40 (full occupancy)"),
+        ({"wide_loads": 0}, "wide_loads 0 < 1"),
+        ({"blocks": 0, "warps": 0}, "cannot be launched"),
+        ({"error": "expected a ';'"}, "does not compile: expected a ';'"),
+    ],
+)
+def test_each_planted_overrun_is_one_violation(planted, message):
+    (line,) = gate.violations([GOOD._replace(**planted)], LIMITS_OF_TEST)
+    assert line.startswith("softmax:forward[N=4096], sm_80: ")
+    assert message in line
+
+
+def test_a_limit_is_for_its_kernels_and_architectures():
+    assert gate.violations([GOOD._replace(arch=90, registers=41)], LIMITS_OF_TEST) == []
+    assert gate.violations([GOOD._replace(kernel="decode:split[]", registers=41, wide_loads=0)], LIMITS_OF_TEST) == []
+
+
+def test_a_spill_in_the_text_reaches_the_gate():
+    function = sass.parse(listing("STL [R1], R4", "LDL R4, [R1]", "EXIT", usage="REG:32 STACK:8 SHARED:0"), 80)[
+        "kernel"
+    ]
+    figures = compiling.figures(Instance("softmax.cu", "kernel"), 80, function)
+    found = gate.violations([figures], LIMITS_OF_TEST[:2])
+    assert [line.partition("sm_80: ")[2].split(" (")[0] for line in found] == ["stack 8 > 0", "spills 2 > 0"]
+
+
+def test_a_limit_that_nothing_meets_and_a_source_that_nothing_compiles_are_violations():
+    assert gate.idle_limits([GOOD], LIMITS_OF_TEST) == []
+    (line,) = gate.idle_limits([GOOD._replace(arch=90)], LIMITS_OF_TEST)
+    assert "registers" in line and "full occupancy" in line
+    (line,) = gate.sources_left_out(["a.cu", "ladder/b.cu"], ["a.cu"])
+    assert line.startswith("ladder/b.cu:")
+
+
+def test_the_record_is_rewritten_and_the_limits_are_not(tmp_path):
+    path = tmp_path / "budget.json"
+    budget = {"limits": LIMITS_OF_TEST, "compared": [], "measured": {"gone:kernel[]": {"80": [1, 2, 3]}}}
+    path.write_text(json.dumps(budget))
+    assert gate.changes([GOOD], gate.read_budget(path)) == []  # new, not changed
+    gate.write_budget(gate.updated(gate.read_budget(path), [GOOD], everything=True), path)
+    again = gate.read_budget(path)
+    assert again["limits"] == LIMITS_OF_TEST
+    assert again["measured"] == {GOOD.kernel: {"80": [32, 64, 0]}}
+    assert gate.changes([GOOD._replace(registers=40)], again) == [f"{GOOD.kernel}, sm_80: registers 32 -> 40"]
+    # A run over some kernels keeps the record of the others.
+    assert gate.updated(budget, [GOOD], everything=False)["measured"].keys() == {"gone:kernel[]", GOOD.kernel}
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ({"kernel": "", "figure": "registres", "at_most": 0, "reason": "r"}, "figure 'registres' is unknown"),
+        ({"kernel": "", "figure": "stack", "at_most": 0}, "no reason"),
+        ({"kernel": "", "figure": "stack", "reason": "r"}, "one of at_most and at_least"),
+        ({"kernel": "", "figure": "stack", "most": 0, "reason": "r"}, "unknown most"),
+    ],
+)
+def test_a_wrong_limit_is_named(tmp_path, limit, message):
+    path = tmp_path / "budget.json"
+    path.write_text(json.dumps({"limits": [limit], "measured": {}}))
+    with pytest.raises(ValueError, match=message):
+        gate.read_budget(path)
+
+
+def test_the_budget_itself_is_well_formed_and_forbids_spills_everywhere():
+    limits = gate.read_budget()["limits"]
+    for figure in ("stack", "spills"):
+        assert {"kernel": "", "figure": figure, "at_most": 0}.items() <= next(
+            limit for limit in limits if limit["figure"] == figure
+        ).items()
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def test_tables_say_what_failed_and_set_triton_below():
+    broken = GOOD._replace(arch=90, error="expected a ';'")
+    table = gate_tables.resource_table([GOOD, broken])
+    assert len(table.splitlines()) == 4
+    assert "does not compile" in table.splitlines()[3]
+    triton = ["38", "0", "", "", "", "", "", "", "", "", "16.60"]
+    row = {"title": "softmax", "kernel": "^softmax:", "arch": 80, "peer": "Triton", "triton": triton}
+    lines = gate_tables.comparison_table([GOOD, broken], [row]).splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["minilm", "Triton"]
