@@ -6,5 +6,6 @@
 
 `workloads` says what is compared and `peers` has the frameworks' versions; `measure` is the process that verifies and
 times (`timing`, `memory`); `report` prints and writes results, `plots` and `page` draw them, `guard` compares them with
-those in results/. `static` and `triton_kernels` look at compiled CUDA kernels.
+those in results/, `aims` says what they should reach. `static` looks at compiled CUDA kernels; `triton_kernels` has
+Triton's, which it compiles and `peers` launches.
 """

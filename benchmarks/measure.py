@@ -92,11 +92,16 @@ def unavailable(peer: str, device: str) -> str | None:
         return f"peer {peer} is absent: it is not installed (pip install {peer})"
     if device not in PEERS[peer]:
         return f"peer {peer} cannot serve {device}: it runs on {' and '.join(PEERS[peer])} only"
-    if peer == "torch" and device == "cuda":
+    if device == "cuda" and peer in ("torch", "triton"):
+        if importlib.util.find_spec("torch") is None:
+            return "peer triton cannot serve cuda: it takes memory and stream from PyTorch, which is not installed"
         import torch
 
         if not torch.cuda.is_available():
-            return "peer torch cannot serve cuda: this build of PyTorch sees no CUDA device"
+            means = " (it takes memory and stream from PyTorch)" if peer == "triton" else ""
+            return f"peer {peer} cannot serve cuda: this build of PyTorch sees no CUDA device{means}"
+        if peer == "triton" and os.environ.get("TRITON_INTERPRET", "0") != "0":
+            return "peer triton would be interpreted on the CPU: unset TRITON_INTERPRET"
     return None
 
 
@@ -143,7 +148,7 @@ def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
             workload = WORKLOADS[name](Setting(xp, job.dtype, peers), *sizes)
             verify(workload)
             rows += _measure_one(workload, job, name, sizes, xp, clock, threads, peers)
-        except (ValueError, TypeError, RuntimeError, ImportError, MemoryError) as problem:
+        except Exception as problem:  # a peer's errors are of its own kinds; the other workloads go on
             failed.append(name)
             notes.append(f"FAILED: {name} was not timed: {type(problem).__name__}: {problem}")
             continue

@@ -43,6 +43,7 @@ class Setting(NamedTuple):
     dtype: str
     peers: tuple[str, ...]
     seed: int = 0
+    interpret: bool = False  # NumPy arrays, and Triton's interpreter: to check its kernels where no GPU is
 
     @property
     def tolerance(self) -> float:
@@ -63,8 +64,9 @@ class Setting(NamedTuple):
 
         On a GPU it works on the default stream, as CuPy does: the events around a call enclose its kernels too.
         """
-        if "torch" not in self.peers:
-            return None
+        return self._pytorch() if "torch" in self.peers else None
+
+    def _pytorch(self) -> Any:
         try:
             import torch
         except ImportError:
@@ -73,6 +75,20 @@ class Setting(NamedTuple):
             return None
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as in CuPy; products have this default
         return torch
+
+    def triton(self) -> Any:
+        """Triton, or None: it serves a GPU, on PyTorch's tensors, in float32 and shorter types.
+
+        `interpret` puts its interpreter, on NumPy's arrays, in the GPU's place; the environment must hold
+        TRITON_INTERPRET=1 before Triton is imported.
+        """
+        if "triton" not in self.peers or (self.xp is np) != self.interpret or self.dtype == "float64":
+            return None
+        try:
+            import triton
+        except ImportError:
+            return None
+        return triton if self._pytorch() else None
 
     def tensor(self, torch: Any, array: Any) -> Any:
         """A copy of an array where PyTorch is to work on it."""

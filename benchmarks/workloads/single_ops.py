@@ -41,6 +41,11 @@ def softmax(setting: Setting, rows: int = 4096, columns: int = 1024) -> Workload
         from benchmarks.peers import jax_functions
 
         variants["jax"] = jax_functions.variant(jax, jax.nn.softmax, [x], dy)
+    if setting.triton():
+        from benchmarks.peers import triton_functions
+
+        if columns <= triton_functions.LONGEST_ROW:
+            variants["triton"] = triton_functions.softmax(setting, x, dy)
     return Workload(
         "softmax", f"{rows} x {columns}", variants, 2 * x.nbytes, 4 * x.size, setting.tolerance, 4 * x.nbytes,
         7 * x.size,
@@ -59,6 +64,11 @@ def layer_norm(setting: Setting, rows: int = 4096, columns: int = 512) -> Worklo
         from benchmarks.peers import jax_functions
 
         variants["jax"] = jax_functions.variant(jax, jax_functions.layer_norm(jax), args, dy)
+    if setting.triton():
+        from benchmarks.peers import triton_functions
+
+        if columns <= triton_functions.LONGEST_ROW:
+            variants["triton"] = triton_functions.layer_norm(setting, *args, dy)
     return Workload(
         "layer_norm", f"{rows} x {columns}", variants, 2 * x.nbytes, 8 * x.size, setting.tolerance, 4 * x.nbytes,
         20 * x.size,
@@ -100,6 +110,10 @@ def cross_entropy(setting: Setting, rows: int = 1024, columns: int = 10000) -> W
         from benchmarks.peers import jax_functions
 
         variants["jax"] = jax_functions.variant(jax, jax_functions.cross_entropy(jax), [logits], None, [targets])
+    if setting.triton():
+        from benchmarks.peers import triton_functions
+
+        variants["triton"] = triton_functions.cross_entropy(setting, *args)
     return Workload(
         "cross_entropy", f"{rows} x {columns}", variants, logits.nbytes, 5 * logits.size, setting.tolerance,
         2 * logits.nbytes, 7 * logits.size,
@@ -136,6 +150,11 @@ def attention(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 6
         from benchmarks.peers import jax_functions
 
         variants["jax"] = jax_functions.variant(jax, jax_functions.attention(jax), args, dy)
+    if setting.triton():
+        from benchmarks.peers import triton_functions
+
+        if D in triton_functions.HEAD_SIZES:
+            variants["triton"] = triton_functions.attention(setting, *args, dy)
     flops = 2 * B * H * T * T * D  # two products over half of all pairs; their gradients are four more
     size = f"B{B} H{H} T{T} D{D} causal"
     return Workload("attention", size, variants, 4 * q.nbytes, flops, setting.tolerance, 8 * q.nbytes, 3 * flops)
