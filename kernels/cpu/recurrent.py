@@ -14,7 +14,9 @@ what does not depend on the later steps is computed for several steps at once, i
 
 The loops run in one thread, besides their products. To share the batch out to two threads was tried, and takes a third
 to a half longer (LSTM, B 32, H 64 to 512): calls this short fight for the interpreter's lock. Where the product of a
-step is small, BLAS is better off with one thread too.
+step is small, BLAS is better off with one thread too. Where it is large, no other threads are called between products:
+those of BLAS wait for the next one in a busy loop, for some 20 ms, and take the processor from whoever comes meanwhile
+(the inputs' products of an LSTM took 18 ms on two threads of a pool, and take 9.6 on BLAS's own; H 512).
 """
 
 from __future__ import annotations
@@ -92,12 +94,20 @@ def project(inputs: np.ndarray, outside: np.ndarray, out: np.ndarray) -> None:
     columns = empty((T, I + 1, B), inputs.dtype)
     columns[:, :I] = inputs.transpose(0, 2, 1)  # (T, I, B)
     columns[:, I] = 1
-    spread(lambda start, stop: np.matmul(outside, columns[start:stop], out=out[start:stop]), T)
+    if _small(outside, B):
+        spread(lambda start, stop: np.matmul(outside, columns[start:stop], out=out[start:stop]), T)
+    else:
+        np.matmul(outside, columns, out=out)
 
 
 def in_loop(w_hh: np.ndarray, B: int) -> AbstractContextManager:
     """Where the steps run: with one BLAS thread if their products are small."""
-    return one_blas_thread() if count() > 1 and w_hh.size * B < SMALL_PRODUCT else nullcontext()
+    return one_blas_thread() if count() > 1 and _small(w_hh, B) else nullcontext()
+
+
+def _small(weights: np.ndarray, B: int) -> bool:
+    """Whether a step's product is better off without a second BLAS thread."""
+    return weights.size * B < SMALL_PRODUCT
 
 
 def outputs(run: Run) -> tuple[np.ndarray, np.ndarray]:

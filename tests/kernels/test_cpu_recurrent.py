@@ -37,7 +37,10 @@ def any_size(monkeypatch):
 
 
 @pytest.fixture(params=[1, 2])
-def thread_count(request):
+def thread_count(request, monkeypatch):
+    """One thread takes the way of large products, which BLAS shares out; two that of small ones."""
+    if request.param == 1:
+        monkeypatch.setattr(recurrent, "SMALL_PRODUCT", 0)
     with threads.limit(request.param):
         yield request.param
 
