@@ -34,7 +34,7 @@ import numpy as np
 
 from minilm import threads
 from minilm.arena import empty
-from minilm.kernels.cpu.blocks import row_dot
+from minilm.kernels.cpu.blocks import buffer_of, row_dot
 from minilm.kernels.selection import Version, register
 
 MINIMUM_SIZE = 1 << 13  # scores; below, the calls cost more than the work
@@ -42,6 +42,7 @@ MINIMUM_QUERIES = 8  # below, as in decoding with a cache, copying v costs more 
 ROWS = 64  # queries in a block
 CHUNK_BYTES = 1 << 19  # of the scores of one block of queries: as many heads at a time as fit
 SPREAD_SIZE = 1 << 20  # scores; below, calling threads costs more than it saves
+BUFFER = 512  # numbers that NumPy copies at a time where rows are no neighbours, as in all blocks here
 MODERATE = (1e-18, 1e15)  # sums that need no shift: what underflows doesn't count, and dy/Σ keeps its digits
 
 Chunk = tuple[slice, slice]  # some sequences, and some of their key/value heads, at a time
@@ -112,7 +113,7 @@ def blocked_attention(
     q, plan = q.reshape(B, Hkv, G, Tq, D), _blocks(Tq, Tk, causal, dtype, ROWS)
 
     def work(chunks: list[Chunk], scratch: np.ndarray | None) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):  # seen in the sums
+        with buffer_of(BUFFER), np.errstate(over="ignore", invalid="ignore"):  # seen in the sums
             for chunk in chunks:
                 np.multiply(q[chunk], scale * math.log2(math.e), out=made.q[chunk])
                 made.v[chunk][..., Dv] = 1
@@ -199,8 +200,9 @@ def blocked_attention_backward(
     plan = _blocks(Tq, Tk, cache.causal, weights.dtype, ROWS)
 
     def work(chunks: list[Chunk], scratch: np.ndarray) -> None:
-        for chunk in chunks:
-            _differentiate(chunk, dy[chunk], cache, gradients, plan, scratch)
+        with buffer_of(BUFFER):
+            for chunk in chunks:
+                _differentiate(chunk, dy[chunk], cache, gradients, plan, scratch)
 
     _spread(work, weights.shape, weights.dtype, with_scratch=True)
     if hidden is not None and "v" in gradients:

@@ -7,7 +7,8 @@ caches, is memory of the arena (see `minilm.arena`), so that no page is mapped a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,9 @@ Result = TypeVar("Result")
 BLOCK_BYTES = 1 << 19
 SHARED_BLOCKS = 4  # times as large are blocks where threads share them out
 SPREAD_SIZE = 1 << 19  # numbers for two threads: half a millisecond of work, five times what the second costs to call
+
+LONG_ROW = 384  # numbers
+UNBUFFERED = 256  # numbers, fewer than those of a long row
 
 # Row dot products without a temporary; NumPy 1 has no such function.
 row_dot = getattr(np, "vecdot", lambda a, b: (a * b).sum(axis=-1))
@@ -38,9 +42,33 @@ def spread_blocks(
     size = max(1, (SHARED_BLOCKS if shared else 1) * block_bytes // max(1, width))
 
     def part(start: int, stop: int) -> Result:
-        return work([slice(i, min(i + size, stop)) for i in range(start, stop, size)])
+        with whole_rows(rows.shape[-1]):
+            return work([slice(i, min(i + size, stop)) for i in range(start, stop, size)])
 
     return threads.spread(part, len(rows), most=2 * rows.size // SPREAD_SIZE if shared else 1)
+
+
+@contextmanager
+def buffer_of(numbers: int) -> Iterator[None]:
+    """Within this block, NumPy's buffer is so long, and not 8,192 numbers.
+
+    An operand that is broadcast, or whose rows are not neighbours, is copied into the buffer, to go over several rows
+    in one inner loop: with fewer numbers the copy stays in the first-level cache, and longer rows are not copied.
+    """
+    before = np.setbufsize(numbers)
+    try:
+        yield
+    finally:
+        np.setbufsize(before)
+
+
+def whole_rows(length: int) -> AbstractContextManager:
+    """Within this block, NumPy copies no operand that has a number for each row of `length`, or one row for all.
+
+    To multiply 128 x 1024 float32 by a number for each row takes 20 µs with the copy and 11.5 µs without, 256 x 512
+    take 19 and 14 µs; below LONG_ROW the copy pays for itself.
+    """
+    return buffer_of(UNBUFFERED) if length >= LONG_ROW else nullcontext()
 
 
 def unserved(x: Any, minimum_size: int, dtypes: tuple[type, ...] = (np.float32, np.float64)) -> str | None:

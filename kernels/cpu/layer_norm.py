@@ -23,6 +23,7 @@ from minilm.kernels.cpu.blocks import row_dot, spread_blocks, unserved
 from minilm.kernels.selection import Version, register
 
 MINIMUM_SIZE = 1 << 15
+BLOCK_BYTES = 1 << 18  # half of what others take: five arrays have a part in the block, and the cache is one megabyte
 
 
 class BlockedLayerNormCache(NamedTuple):
@@ -67,7 +68,7 @@ def blocked_layer_norm(
             np.multiply(h, tiles[0][:n], out=y[block])
             y[block] += tiles[1][:n]
 
-    spread_blocks(work, rows)
+    spread_blocks(work, rows, BLOCK_BYTES)
     return y.reshape(x.shape), BlockedLayerNormCache(xhat, rstd, gain, x.shape)
 
 
@@ -100,7 +101,7 @@ def blocked_layer_norm_backward(
                 g *= rstd[block, None]
         return dgain, dbias
 
-    dgains, dbiases = zip(*spread_blocks(work, xhat), strict=True)
+    dgains, dbiases = zip(*spread_blocks(work, xhat, BLOCK_BYTES), strict=True)
     return (
         None if dx is None else dx.reshape(shape),
         sum(dgains[1:], dgains[0]) if "gain" in wrt else None,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.arena import SMALL, empty
+from minilm.kernels.cpu.blocks import whole_rows
 from minilm.kernels.selection import Version, register
 
 
@@ -50,7 +51,8 @@ def recycled_linear(
     rows = x.reshape(-1, x.shape[-1])  # (N, Cin)
     y = np.matmul(rows, weight.T, out=empty((len(rows), len(weight)), x.dtype))  # (N, Cout)
     if bias is not None:
-        y += bias
+        with whole_rows(len(weight)):
+            y += bias
     return y.reshape(*x.shape[:-1], len(weight)), RecycledLinearCache(x, weight, bias is not None)
 
 

@@ -28,8 +28,10 @@ def ids_of(rng, count, vocabulary):
 # Of several blocks each, the last one shorter.
 CASES = {
     "softmax": lambda rng: (draw(rng, 3, 250, 257, scale=4.0),),
+    "softmax, long rows": lambda rng: (draw(rng, 90, 1030, scale=4.0),),
     "softmax, far from zero": lambda rng: (draw(rng, 700, 257, scale=4.0) + 1e4,),
     "layer_norm": lambda rng: (draw(rng, 2, 700, 130) + 3, draw(rng, 130), draw(rng, 130)),
+    "layer_norm, long rows": lambda rng: (draw(rng, 300, 400) + 3, draw(rng, 400), draw(rng, 400)),
     "gelu": lambda rng: (draw(rng, 70, 4001, scale=3.0),),
     "gelu, tanh": lambda rng: (draw(rng, 70, 4001, scale=3.0), "tanh"),
     "embedding": lambda rng: (ids_of(rng, (5, 400), 3000), draw(rng, 3000, 33)),
@@ -193,3 +195,12 @@ def test_what_is_not_served_goes_to_the_definition(name, args, word):
     shown = explain(name, *args)
     assert shown.startswith(f"{name}: definition")
     assert word in shown
+
+
+@pytest.mark.parametrize("length", [1, blocks.LONG_ROW])
+def test_the_buffer_of_numpy_is_as_before(length):
+    before = np.getbufsize()
+    with pytest.raises(RuntimeError), blocks.whole_rows(length):
+        assert (np.getbufsize() < length) == (length == blocks.LONG_ROW)
+        raise RuntimeError
+    assert np.getbufsize() == before
