@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots, static
+from benchmarks import aims, plots, static
 from benchmarks.guard import RESULTS
 from benchmarks.report import (
     HEAD,
@@ -154,28 +154,50 @@ def _mean(values: Iterable[float | None]) -> str:
 
 
 def ratios(runs: Sequence[Run]) -> list[list[str]]:
-    """A head, a row a workload, and the geometric mean: our fastest variant, for each number of threads."""
-    best = plots.headline([row for run in runs for row in run.rows])
+    """A head, a row a workload, and geometric means: our fastest variant, for each number of threads."""
+    rows = [row for run in runs for row in run.rows]
+    best = plots.headline(rows)
     threads = sorted({row.threads for row in best})
     against = "/".join(dict.fromkeys(row.against for row in best))
+    aimed = not any("cupy" in run.environment for run in runs) and any(aims.aim_of(row) for row in rows)
     head = ["workload", "size", "variant"]
     for count in threads:
         label = f"{count} thread{'s' if count > 1 else ''}"
-        head += [f"{label}: ms", f"ratio to {against}", "× definition"]
+        head += [f"{label}: ms", f"ratio to {against}{' (aim)' if aimed else ''}", "× definition"]
     table = [head]
     for key in dict.fromkeys((row.workload, row.size) for row in best):
-        own = {row.threads: row for row in best if (row.workload, row.size) == key}
-        cells = [*key, " / ".join(dict.fromkeys(row.variant for row in own.values()))]
-        for count in threads:
-            row = own.get(count)
-            speedup = "" if row is None or row.ratio_to_definition is None else f"{row.ratio_to_definition:.2f}"
-            cells += [milliseconds(row.p50_ms), f"{row.ratio:.2f}", speedup] if row else ["", "", ""]
-        table.append(cells)
-    total = ["geometric mean", "", ""]
+        own = [row for row in best if (row.workload, row.size) == key]
+        table.append(_ratio_cells(key[0], own, threads, aimed))
+        for phase in aims.phases_of(own[0]) if aimed else ():
+            if phase != own[0].phase:
+                part = [row for row in rows if (row.workload, row.size, row.phase) == (*key, phase)]
+                table.append(_ratio_cells(f"{key[0]}, {phase} alone", plots.headline(part), threads, aimed))
+    return table + _mean_cells(best, threads, aimed) if len(table) > 2 else table
+
+
+def _ratio_cells(title: str, own: Sequence[Row], threads: Sequence[int], aimed: bool) -> list[str]:
+    """One line of the table of ratios, from a row for each number of threads."""
+    cells = [title, own[0].size, " / ".join(dict.fromkeys(row.variant for row in own))]
+    for count in threads:
+        row = next((row for row in own if row.threads == count), None)
+        if row is None:
+            cells += ["", "", ""]
+            continue
+        ratio = aims.beside(row.ratio, aims.aim_of(row) if aimed else None)
+        speedup = "" if row.ratio_to_definition is None else f"{row.ratio_to_definition:.2f}"
+        cells += [milliseconds(row.p50_ms), ratio, speedup]
+    return cells
+
+
+def _mean_cells(best: Sequence[Row], threads: Sequence[int], aimed: bool) -> list[list[str]]:
+    """The last lines of the table of ratios: the mean of all, and of layers and steps where all of them are there."""
+    total, wholes = ["geometric mean", "", ""], ["geometric mean of layers and steps", "", ""]
     for count in threads:
         own = [row for row in best if row.threads == count]
         total += ["", _mean(row.ratio for row in own), _mean(row.ratio_to_definition for row in own)]
-    return [*table, total] if len(table) > 2 else table
+        mean = aims.mean_of_wholes(own)
+        wholes += ["", "" if mean is None else aims.beside(mean, aims.LEAST_MEAN), ""]
+    return [wholes, total] if aimed and any(wholes[3:]) else [total]
 
 
 def markdown(runs: Sequence[Run]) -> str:
@@ -223,7 +245,8 @@ def _group(device: str, dtype: str, runs: Sequence[Run]) -> list[str]:
     parts.append(_table(ratios(runs), left=3, total=True))
     parts.append(
         "<p class=quiet>Our fastest variant of each workload, forward and backward together. Ratio: time of the peer / "
-        "our time, above 1 we are faster. × definition: how much faster than the plain text of the operation.</p>"
+        "our time, above 1 we are faster; in brackets what it should be at least, and by how much it is missed. "
+        "× definition: how much faster than the plain text of the operation.</p>"
     )
     parts.append("<h3>Where and when</h3>")
     parts.append(_environments(runs))
@@ -261,9 +284,8 @@ def _table(rows: Sequence[Sequence[str]], left: int = 1, total: bool = False) ->
         )
         return f"<tr{kind}>{inner}</tr>"
 
-    last = len(rows) - 1
-    is_total = total and last > 1 and rows[last][0].startswith("geometric")
-    body = [line(row, "td", " class=total" if is_total and n == last else "") for n, row in enumerate(rows) if n]
+    first_total = next((n for n in range(2, len(rows)) if total and rows[n][0].startswith("geometric")), None)
+    body = [line(row, "td", " class=total" if n == first_total else "") for n, row in enumerate(rows) if n]
     return f"<div class=wide><table>{line(rows[0], 'th')}{''.join(body)}</table></div>"
 
 

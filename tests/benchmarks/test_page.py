@@ -9,7 +9,8 @@ import json
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import page, static
+from benchmarks import aims, page, static
+from benchmarks.guard import RESULTS
 from tests.benchmarks import toy
 
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
@@ -87,6 +88,41 @@ def test_the_table_for_a_readme():
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert lines[2] == "| softmax | 8 x 16 | cpu.blocked | 1.000 | 2.00 | 4.00 |"
     assert lines[-1] == "| geometric mean |  |  |  | 1.00 | 2.83 |"
+
+
+def aimed_runs(milliseconds):
+    """Everything that has an aim, on one thread, with the same times."""
+    found = []
+    for workload, size, phase in aims.LEAST:
+        phases = (phase,) if phase == "call" else ("forward", "backward", "both")
+        found.append(toy.run(workload=workload, size=size, phases=phases, milliseconds=milliseconds))
+    return found
+
+
+def test_the_table_shows_aims_and_by_how_much_they_are_missed():
+    table = page.markdown(aimed_runs({"torch": 1.0, "cpu.blocked": 2.0}))
+    lines = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("|")}
+    assert "| 0.50 (0.70: −29 %) |" in lines["softmax, forward alone"]
+    assert "| 0.50 (0.50) |" in lines["softmax, backward alone"]
+    assert "| 0.50 (0.35) |" in lines["layer_norm"]
+    assert "| 0.50 (1.20: −59 %) |" in lines["geometric mean of layers and steps"]
+
+
+def test_aims_are_for_pytorch_on_the_cpu_only():
+    times = {"jax": 1.0, "cpu.blocked": 2.0}
+    assert "(" not in page.markdown(aimed_runs(times)).partition("\n\n")[2]
+    runs = aimed_runs({"torch": 1.0, "cuda": 2.0})
+    on_a_gpu = [run._replace(environment=run.environment | {"cupy": "14"}) for run in runs]
+    assert "(" not in page.markdown(on_a_gpu).partition("\n\n")[2]
+    (row,) = toy.rows(workload="softmax", size="4096 x 1024", phases=("forward",), milliseconds={"torch": 1.0})
+    assert aims.aim_of(row) == 0.7
+    assert aims.aim_of(row._replace(dtype="float64")) is None
+
+
+def test_every_aim_has_a_recorded_result():
+    runs, _ = page.read_all([RESULTS])
+    recorded = {(row.workload, row.size, row.phase, row.threads) for run in runs for row in run.rows}
+    assert {(*key, threads) for key, least in aims.LEAST.items() for threads in least} <= recorded
 
 
 def test_what_was_measured_again_counts_once():
