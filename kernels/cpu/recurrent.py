@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.arena import empty
-from minilm.ops.recurrent import Steps, plan_steps, to_positions, to_steps
+from minilm.steps import Steps, plan_steps, to_positions, to_steps
 from minilm.threads import count, one_blas_thread, spread
 
 MINIMUM_SIZE = 1 << 14  # B·T·H

@@ -20,7 +20,7 @@ from minilm.arena import empty
 from minilm.kernels.cpu import recurrent
 from minilm.kernels.cpu.recurrent import Run
 from minilm.kernels.selection import Version, register
-from minilm.ops.recurrent import add_biases, check_arguments
+from minilm.steps import add_biases, check_arguments
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0")
 MINIMUM_HIDDEN = 256

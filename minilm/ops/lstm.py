@@ -17,18 +17,14 @@ from typing import NamedTuple
 from minilm.backend import Array, array_namespace
 from minilm.kernels.selection import follows_cache, selectable
 from minilm.ops.recurrent import (
-    Steps,
-    add_biases,
-    check_arguments,
     final_state,
     input_gradients,
-    plan_steps,
     project_inputs,
     recurrent_gradients,
     recurrent_weight,
     state_gradients,
-    to_positions,
 )
+from minilm.steps import Steps, add_biases, check_arguments, plan_steps, to_positions
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0")
 

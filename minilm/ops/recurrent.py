@@ -1,125 +1,23 @@
-"""What the recurrent ops share: the order of the steps, the products outside the loop, the checks of arguments.
+"""What the definitions of the recurrent ops share: the products outside the loop, the states before and after it.
 
-A recurrence reads x (B, T, I) one position at a time. Inside the ops all is time-major, (T, B, ·): step t is one
-contiguous block, and the T steps together are one matrix of T·B rows. So the products that do not depend on the state
-are done for all steps at once: the input's before the loop, those of the weight gradients after it.
-
-Direction and lengths are settled before the loop starts, so that the loops know nothing of either:
-
-    position   0 1 2 3 4        reverse = False      reverse = True       (one sequence of length 3, T = 5)
-    step       0 1 2 . .        reads 0 1 2 . .      reads 2 1 0 . .
-
-Step t reads position t, or length − 1 − t in reverse: a permutation that is its own inverse. Padding (.) stays at the
-end, reads 0 and emits 0; the state after the last real step is picked out of all states, as is its gradient.
+Inside the ops all is time-major, (T, B, ·), so that the T steps together are one matrix of T·B rows. The products that
+do not depend on the state are done for all steps at once: the input's before the loop, those of the weight gradients
+after it. The state after a sequence's last step is picked out of all states, as is its gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from types import ModuleType
-from typing import NamedTuple
+from collections.abc import Container
 
 import numpy as np
 
-from minilm.backend import Array, array_namespace, asarray_like, floating_namespace
-
-
-class Steps(NamedTuple):
-    """Which position each step reads. Arrays are None where no sequence is shorter than T."""
-
-    reverse: bool
-    lengths: Array | None  # (B,)
-    inside: Array | None  # (T, B, 1)  step t of this sequence is not padding
-    order: Array | None  # (T, B)      the position that step t reads, where it is not t
-
-
-def check_arguments(op: str, gates: int, x: Array, w_hh: Array, **others: Array | None) -> tuple[ModuleType, np.dtype]:
-    """The array library and the dtype of the result. Raises ValueError or TypeError where the arguments do not fit."""
-    arrays = {"x": x, "w_hh": w_hh} | {name: array for name, array in others.items() if array is not None}
-    xp = floating_namespace(*arrays.values())
-    if x.ndim != 3 or w_hh.ndim != 2:
-        raise ValueError(f"{op}: x {x.shape} and w_hh {w_hh.shape}; expected (B, T, I) and ({gates}·H, H)")
-    (B, _, I), H = x.shape, w_hh.shape[1]
-    expected = {
-        "x": x.shape,
-        "w_ih": (gates * H, I),
-        "w_hh": (gates * H, H),
-        "b_ih": (gates * H,),
-        "b_hh": (gates * H,),
-    }
-    for name, array in arrays.items():
-        shape = expected.get(name, (B, H))  # of a state
-        if array.shape != shape:
-            raise ValueError(f"{op}: {name} has shape {array.shape}, expected {shape} (B={B}, I={I}, H={H})")
-    return xp, xp.result_type(*arrays.values())
-
-
-def check_lengths(lengths: Array | Sequence[int] | None, x: Array) -> Array | None:
-    """`lengths` (B,) in the library of x (B, T, ...); None where every sequence is T long.
-
-    Lengths on the host are checked: integers in 0..T, else TypeError or ValueError. Lengths on a GPU are cut to 0..T
-    instead, because looking at them would make the host wait for the device.
-    """
-    if lengths is None:
-        return None
-    B, T = x.shape[:2]
-    if isinstance(lengths, list | tuple):
-        lengths = np.asarray(lengths, dtype=None if len(lengths) else np.int64)
-    on_host = array_namespace(lengths) is np
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"lengths have dtype {lengths.dtype}, expected integers")
-    if lengths.shape != (B,):
-        raise ValueError(f"lengths have shape {lengths.shape}, expected ({B},): one for each sequence of the batch")
-    if not on_host:
-        return array_namespace(x, lengths).clip(lengths.astype(np.int64), 0, T)
-    wrong = (lengths < 0) | (lengths > T)
-    if wrong.any():
-        raise ValueError(f"lengths must be from 0 to T={T}, got {lengths[wrong][0]} for sequence {wrong.argmax()}")
-    return None if (lengths == T).all() else asarray_like(lengths.astype(np.int64), x)
-
-
-def plan_steps(x: Array, lengths: Array | Sequence[int] | None, reverse: bool) -> Steps:
-    """The steps over x (B, T, ...)."""
-    lengths = check_lengths(lengths, x)
-    if lengths is None:
-        return Steps(reverse, None, None, None)
-    time = array_namespace(x).arange(x.shape[1])[:, None]  # (T, 1)
-    inside = time < lengths  # (T, B)
-    order = array_namespace(x).where(inside, lengths - 1 - time, time) if reverse else None
-    return Steps(reverse, lengths, inside[:, :, None], order)
-
-
-def to_steps(x: Array, steps: Steps) -> Array:
-    """x (B, T, C) in the order of the steps: (T, B, C), contiguous, 0 at padding whatever x holds there."""
-    xp = array_namespace(x)
-    if steps.order is not None:
-        ordered = x[xp.arange(x.shape[0]), steps.order]  # (T, B, C)
-    else:
-        ordered = (x[:, ::-1] if steps.reverse else x).transpose(1, 0, 2)  # (T, B, C)
-    return xp.ascontiguousarray(ordered) if steps.inside is None else xp.where(steps.inside, ordered, 0)
-
-
-def to_positions(steps_first: Array, steps: Steps) -> Array:
-    """The inverse of `to_steps`: (T, B, C) to (B, T, C), always a copy."""
-    xp = array_namespace(steps_first)
-    if steps.inside is not None:
-        steps_first = xp.where(steps.inside, steps_first, 0)
-    if steps.order is not None:
-        return steps_first[steps.order.T, xp.arange(steps_first.shape[1])[:, None]]  # (B, T, C)
-    batch_first = steps_first.transpose(1, 0, 2)  # (B, T, C)
-    return (batch_first[:, ::-1] if steps.reverse else batch_first).copy()
+from minilm.backend import Array, array_namespace
+from minilm.steps import Steps, to_positions, to_steps
 
 
 def recurrent_weight(w_hh: Array, T: int) -> Array:
     """w_hhᵀ (H, gates·H), laid out for the T products of the loop; a single step is not worth the copy."""
     return array_namespace(w_hh).ascontiguousarray(w_hh.T) if T > 1 else w_hh.T
-
-
-def add_biases(b_ih: Array | None, b_hh: Array | None) -> Array | None:
-    """Their sum, for gates in which the two always appear together."""
-    if b_ih is None or b_hh is None:
-        return b_hh if b_ih is None else b_ih
-    return b_ih + b_hh
 
 
 def final_state(states: Array, steps: Steps) -> Array:

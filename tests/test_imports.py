@@ -1,0 +1,67 @@
+"""Imports go down only: cli → train → adapt → models → layers → ops → kernels → what all share."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import minilm
+import minilm.kernels
+
+# A package may import those on the lines above its own, and itself.
+FROM_THE_BOTTOM = [
+    {"arena", "backend", "files", "steps", "threads"},
+    {"kernels", "data"},
+    {"ops", "text"},
+    {"layers"},
+    {"optim", "models"},
+    {"adapt"},
+    {"train"},
+    {"gradcheck"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(FROM_THE_BOTTOM) for name in names}
+EXCEPTED = {("selection.py", "ops")}  # `explain`, when it is called, has the ops announce themselves
+ROOTS = {"": Path(minilm.__file__).parent, "kernels": Path(minilm.kernels.__file__).parent}
+
+
+def modules():
+    """(package, file) of every module but the top one and the program's entry, which put the names together."""
+    for prefix, root in ROOTS.items():
+        for file in sorted(root.rglob("*.py")):
+            package = prefix or file.relative_to(root).parts[0].removesuffix(".py")
+            if package not in ("__init__", "__main__"):
+                yield package, file
+
+
+def imported(file):
+    """The packages of minilm, and other top names, that a file imports."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "minilm":
+            names = [f"minilm.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        for name in names:
+            parts = name.split(".")
+            yield parts[1] if parts[0] == "minilm" and len(parts) > 1 else parts[0]
+
+
+@pytest.mark.parametrize("package", LEVEL)
+def test_a_package_imports_what_lies_below_it(package):
+    files = [file for own, file in modules() if own == package]
+    assert files
+    for file in files:
+        for name in imported(file):
+            assert name not in ("tests", "benchmarks", "torch", "jax", "triton"), f"{file} imports {name}"
+            if name in LEVEL and name != package and (file.name, name) not in EXCEPTED:
+                same_ground = LEVEL[name] == LEVEL[package] == 0
+                assert LEVEL[name] < LEVEL[package] or same_ground, f"{file} imports {name}, which lies above it"
+
+
+def test_every_package_has_its_place():
+    assert {package for package, _ in modules()} == set(LEVEL)
