@@ -2,7 +2,7 @@
 
     python -m benchmarks attention               one workload
     python -m benchmarks all --against torch     everything, with PyTorch as a peer where it is installed
-    python -m benchmarks --help                  all options, and the commands static, report and guard
+    python -m benchmarks --help                  all options, and the commands static, report, profile and guard
 
 `workloads` says what is compared and `peers` has the frameworks' versions; `measure` is the process that verifies and
 times (`timing`, `memory`); `report` prints and writes results, `plots` and `page` draw them, `guard` compares them with

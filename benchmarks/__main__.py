@@ -7,15 +7,16 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import guard, page, plots, report, static
-from benchmarks.measure import Job, scaled_sizes, sizes_of, start
-from benchmarks.options import COMMANDS, PROGRAM, add_measuring, checked_names
+from benchmarks import guard, page, plots, profile, report, static
+from benchmarks.measure import Job, scaled_sizes, start
+from benchmarks.options import COMMANDS, PROGRAM, add_measuring, checked_names, checked_sizes
 from benchmarks.workloads import WORKLOADS
 
 USAGE = f"""
   {PROGRAM} NAME... | all [options]     time workloads
   {PROGRAM} static [options]            what the CUDA kernels compile to, beside Triton's
   {PROGRAM} report [options]            one HTML page from results
+  {PROGRAM} profile NAME... [options]   where the time of our fastest variant goes
   {PROGRAM} guard [NAME...] [options]   compare ratios with the recorded ones"""
 ABOUT = f"""\
 Every workload is computed by the definition in minilm/ops, by the tuned version where there is one, and by the peers
@@ -30,7 +31,7 @@ examples:
   {PROGRAM} softmax --sizes 512 50000              other sizes, in the order that the workload takes them
   {PROGRAM} attention --scaling --plots pictures   how time grows with the size
   {PROGRAM} report --from results.json --out page.html
-  {PROGRAM} COMMAND --help                         the options of static, report and guard"""
+  {PROGRAM} COMMAND --help                         the options of static, report, profile and guard"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_measure(commands)
     static.add_arguments(commands)
     page.add_arguments(commands)
+    profile.add_arguments(commands)
     guard.add_arguments(commands)
     arguments = parser.parse_args(argv)
     try:
@@ -109,13 +111,8 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 def _sizes(name: str, given: list[int] | None, scaling: bool) -> list[list[int]]:
     """The sizes to run a workload with; none: its own."""
-    known = sizes_of(name)
-    if given and (len(given) > len(known) or min(given) < 1):
-        own = ", ".join(f"{size} ({value})" for size, value in known.items())
-        raise ValueError(f"--sizes {' '.join(map(str, given))}: {name} takes at most, each at least 1: {own}")
-    if not scaling:
-        return [given or []]
-    return scaled_sizes(name, given or ())
+    sizes = checked_sizes(name, given)
+    return scaled_sizes(name, sizes) if scaling else [sizes]
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import memory, report, timing
-from benchmarks.variants import Setting
+from benchmarks.variants import Setting, whole
 from benchmarks.workloads import WORKLOADS
 
 # All that a library may read its number of threads from.
@@ -175,7 +175,7 @@ def _measure_one(
             single = job._replace(work=[(name, sizes)], variant=variant, peers=_peer_of(variant))
             peaks[variant] = _in_a_process(single)[0]
         else:
-            peaks[variant] = memory.pool_growth(xp, _whole(variants[variant]))
+            peaks[variant] = memory.pool_growth(xp, whole(variants[variant]))
     rows = []
     has_backward = any(variant.backward is not None for variant in variants.values())
     for phase in ("forward", "backward", "both") if has_backward else ("call",):
@@ -201,16 +201,10 @@ def memory_of_one(job: Job) -> int | None:
     setting = Setting(np, job.dtype, tuple(job.peers))
     with suppress(ValueError, TypeError, KeyError, RuntimeError):  # a workload may not come that small
         tiny = [min(4, size) for size in sizes_of(name).values()]
-        _whole(WORKLOADS[name](setting, *tiny).variants[job.variant])()
+        whole(WORKLOADS[name](setting, *tiny).variants[job.variant])()
     a = np.ones((512, 512), np.float32)
     a @ a  # BLAS sets up the memory that it keeps
-    return memory.resident_growth(_whole(WORKLOADS[name](setting, *sizes).variants[job.variant]))
-
-
-def _whole(variant: Any) -> Callable[[], Any]:
-    """One forward, and backward where there is one."""
-    forward, backward = variant.forward, variant.backward
-    return forward if backward is None else lambda: backward(forward())
+    return memory.resident_growth(whole(WORKLOADS[name](setting, *sizes).variants[job.variant]))
 
 
 def _prepare(variant: Any, phase: str) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.measure import PEERS
+from benchmarks.measure import PEERS, sizes_of
 from benchmarks.workloads import WORKLOADS
 
 PROGRAM = "python -m benchmarks"
-COMMANDS = ("static", "report", "guard")
+COMMANDS = ("static", "report", "profile", "guard")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -22,7 +22,7 @@ def add_measuring(parser: argparse.ArgumentParser, threads: str = "1") -> None:
         "--threads", type=_threads, default=threads, metavar="N", help="CPU threads, by commas (default: %(default)s)"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision (default: float32)")
-    parser.add_argument("--seconds", type=_positive, default=3.0, help="time for each phase of a workload (default: 3)")
+    parser.add_argument("--seconds", type=positive, default=3.0, help="time for each phase of a workload (default: 3)")
 
 
 def _threads(text: str) -> list[int]:
@@ -43,7 +43,8 @@ def _peers(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
     try:
         value = float(text)
         if not 0 < value < float("inf"):
@@ -61,3 +62,12 @@ def checked_names(given: list[str]) -> list[str]:
         more = f"; {unknown[0]} is a command: put it first" if unknown[0] in COMMANDS else ""
         raise ValueError(f"workload {unknown[0]!r} is unknown; known are all, {', '.join(WORKLOADS)}{more}")
     return names
+
+
+def checked_sizes(name: str, given: list[int] | None) -> list[int]:
+    """The sizes to run a workload with, none for its own; ValueError for too many, or one below 1."""
+    known = sizes_of(name)
+    if given and (len(given) > len(known) or min(given) < 1):
+        own = ", ".join(f"{size} ({value})" for size, value in known.items())
+        raise ValueError(f"--sizes {' '.join(map(str, given))}: {name} takes at most, each at least 1: {own}")
+    return given or []

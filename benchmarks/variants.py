@@ -151,6 +151,12 @@ def call(function: Callable[[], Any], results: Callable[[], Any] | None = None) 
     return Variant(function, None, lambda: host((results or function)()))
 
 
+def whole(variant: Variant) -> Callable[[], Any]:
+    """One forward, and backward where there is one."""
+    forward, backward = variant.forward, variant.backward
+    return forward if backward is None else lambda: backward(forward())
+
+
 def definition(variant: Variant) -> Variant:
     """The same calls, forced to run the definitions."""
     return _within(reference, variant)

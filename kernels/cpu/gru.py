@@ -106,7 +106,7 @@ def feature_major_gru_backward(
     dstates = recurrent.spread_gradients(run, *dy, dtype)  # (T + 1, H, B)
     dp, da_n = empty((3 * H, T, B), dtype), empty((H, T, B), dtype)
     with recurrent.in_loop(w_hh, B):
-        dh0 = _steps_back(run, dstates, np.ascontiguousarray(w_hh.T), dp, da_n)
+        dh0 = _steps_back(run, dstates, recurrent.transposed(w_hh), dp, da_n)
 
     def turn(dp: np.ndarray) -> None:
         dp[2 * H :] = da_n  # the only part in which ∂L/∂a differs from ∂L/∂p

@@ -109,7 +109,7 @@ def feature_major_lstm_backward(
     dcells = None if dc_n is None else recurrent.spread_gradients(run, None, dc_n, dtype)
     da = empty((4 * H, T, B), dtype)
     with recurrent.in_loop(w_hh, B):
-        dh0, dc0 = _steps_back(run, dstates, dcells, np.ascontiguousarray(w_hh.T), da)
+        dh0, dc0 = _steps_back(run, dstates, dcells, recurrent.transposed(w_hh), da)
     gradients = recurrent.products(run, w_ih, da, (has_b_ih, has_b_hh), wrt)
     return *gradients, dh0 if has_h0 and "h0" in wrt else None, dc0 if has_c0 and "c0" in wrt else None
 

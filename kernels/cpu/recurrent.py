@@ -35,6 +35,7 @@ MINIMUM_SIZE = 1 << 14  # B·T·H
 MINIMUM_POSITIONS = 64  # B·T: the weights are copied once per call, which fewer don't pay for
 SMALL_PRODUCT = 3 << 19  # multiplications of a step, below which a second BLAS thread costs more than it helps
 BLOCK_BYTES = 1 << 19  # what is computed for several steps at once
+STRIP = 64  # rows that are transposed at a time
 
 
 class Run(NamedTuple):
@@ -154,6 +155,18 @@ def spread_gradients(run: Run, dy: np.ndarray | None, dfinal: np.ndarray | None,
     elif dfinal is not None:
         dstates[lengths, :, np.arange(len(dfinal))] += dfinal
     return dstates
+
+
+def transposed(weight: np.ndarray) -> np.ndarray:
+    """weightᵀ, contiguous, copied strip by strip: a strip's lines stay in the cache until all of each was used.
+
+    (2048, 512) takes 0.8 ms, all at once 2.6 ms.
+    """
+    result = np.empty(weight.shape[::-1], weight.dtype)
+    for start in range(0, len(weight), STRIP):
+        strip = slice(start, start + STRIP)
+        result[:, strip] = weight[strip].T
+    return result
 
 
 def backward_blocks(

@@ -86,7 +86,7 @@ def feature_major_rnn_backward(
     dstates = recurrent.spread_gradients(run, *dy, dtype)  # (T + 1, H, B)
     da = empty((H, T, B), dtype)
     with recurrent.in_loop(w_hh, B):
-        dh0 = _steps_back(run.states, dstates, np.ascontiguousarray(w_hh.T), da)
+        dh0 = _steps_back(run.states, dstates, recurrent.transposed(w_hh), da)
     gradients = recurrent.products(run, w_ih, da, (has_b_ih, has_b_hh), wrt)
     return *gradients, dh0 if has_h0 and "h0" in wrt else None
 
