@@ -1,7 +1,9 @@
 """python -m benchmarks.measure JOB: one process that verifies and times. `python -m benchmarks` starts it.
 
-Thread counts are read when NumPy loads, so each count runs in a process of its own; and each variant's memory is taken
-in another (memory.py). JOB is a `Job` as JSON; a `Run` as JSON is the answer on standard output.
+Thread counts are read when NumPy loads, so each count needs a process of its own. So does each workload: how fast a
+library gets large arrays depends on what the process allocated before (PyTorch's cross-entropy takes 50 ms, or 27 after
+other workloads). Each variant's memory is taken in another (memory.py). JOB is a `Job` as JSON; a `Run` as JSON is the
+answer on standard output.
 """
 
 from __future__ import annotations
@@ -50,17 +52,51 @@ class Job(NamedTuple):
 
 
 def start(job: Job, threads: int) -> tuple[report.Run, bool]:
-    """Run a job with so many threads: what it measured, and whether all of it went well. SystemExit where it failed."""
+    """Run a job with so many threads: what it measured, and whether all of it went well. SystemExit for wrong use."""
     environment = {name: value for name, value in os.environ.items() if name not in SLOWING}
     environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     if threads == 1:  # XLA reads no number of threads, only this
         environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
-    answer, code = _in_a_process(job, environment)
-    if answer is None:
-        if code < 0:
-            print(f"python -m benchmarks: error: the measuring process was ended by signal {-code}", file=sys.stderr)
-        raise SystemExit(abs(code))
-    return report.Run(answer["environment"], [report.Row(**row) for row in answer["rows"]], answer["notes"]), code == 0
+    runs, well = [], True
+    for name in dict.fromkeys(name for name, _ in job.work):
+        own = job._replace(work=[item for item in job.work if item[0] == name])
+        answer, code = _in_a_process(own, environment)
+        if answer is not None:
+            rows = [report.Row(**row) for row in answer["rows"]]
+            runs.append(report.Run(answer["environment"], rows, answer["notes"]))
+        elif code < 0:
+            problem = f"FAILED: {name} was not timed: the measuring process was ended by signal {-code}"
+            runs.append(report.Run({}, [], [problem]))
+        else:  # it told why on standard error
+            raise SystemExit(code)
+        well = well and code == 0
+    return merged(runs, job.peers), well
+
+
+def merged(runs: Sequence[report.Run], peers: Sequence[str]) -> report.Run:
+    """What processes measured on one machine as one run: the best of their ceilings counts for all.
+
+    Raises ValueError where none of them measured anything.
+    """
+    environments = [run.environment for run in runs if run.environment]
+    if not environments:
+        raise ValueError("; ".join(note for run in runs for note in run.notes) or "nothing was measured")
+    best = timing.Ceilings(0.0, 0.0, environments[0]["product_dtype"])
+    for found in environments:
+        copy, product = found["copy_gigabytes_per_second"], found["product_gigaflops_per_second"]
+        best = best.or_better(timing.Ceilings(copy, product, best.product_dtype))
+    ceilings = {
+        "copy_gigabytes_per_second": best.copy_gigabytes,
+        "product_gigaflops_per_second": best.product_gigaflops,
+    }
+    rows = report.with_shares((row for run in runs for row in run.rows), best)
+    notes = list(dict.fromkeys(note for run in runs for note in run.notes))
+    for peer in peers:
+        held = {row.workload for row in rows if row.variant.startswith(peer)}
+        without = [name for name in dict.fromkeys(row.workload for row in rows) if name not in held]
+        if without and peer in environments[0]:
+            notes.append(f"peer {peer} has no version of {', '.join(without)}")
+    return report.Run(environments[0] | ceilings, rows, notes)
 
 
 def _in_a_process(job: Job, environment: dict[str, str] | None = None) -> tuple[Any, int]:
@@ -141,7 +177,7 @@ def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
     clock = timing.HostClock() if xp is np else timing.DeviceClock(xp)
     _tell("measuring what this machine reaches at best")
     best = timing.ceilings(xp, clock, job.dtype)
-    rows, failed, without = [], [], {}
+    rows, failed = [], []
     for name, sizes in job.work:
         try:
             _tell(f"{name}: making inputs, comparing results")
@@ -151,13 +187,8 @@ def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
         except Exception as problem:  # a peer's errors are of its own kinds; the other workloads go on
             failed.append(name)
             notes.append(f"FAILED: {name} was not timed: {type(problem).__name__}: {problem}")
-            continue
-        for peer in peers:
-            if not any(variant.startswith(peer) for variant in workload.variants):
-                without.setdefault(peer, []).append(name)
     best = best.or_better(timing.ceilings(xp, clock, job.dtype))
     _tell("")
-    notes += [f"peer {peer} has no version of {', '.join(dict.fromkeys(names))}" for peer, names in without.items()]
     return report.Run(report.environment(xp, threads, best, peers), report.with_shares(rows, best), notes), failed
 
 

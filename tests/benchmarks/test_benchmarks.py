@@ -95,7 +95,7 @@ def test_a_step_has_one_phase_and_no_bandwidth(monkeypatch):
     monkeypatch.setattr(report, "environment", lambda *_: toy.environment())
     run, failed = measure.measure(Job([("toy", [])], "cpu", "float32", ["gensim"], 0.001, False), np, 1)
     assert failed == []
-    assert run.notes == ["peer gensim has no version of toy"]
+    assert run.notes == []
     assert {row.phase for row in run.rows} == {"call"}
     assert all(row.gigabytes_per_second is None and row.share_of_product > 0 for row in run.rows)
 
@@ -111,6 +111,36 @@ def test_a_workload_that_fails_is_named_and_the_others_go_on(monkeypatch):
     assert failed == ["toy"]
     assert any("toy was not timed: ValueError: no such thing" in note for note in run.notes)
     assert {row.workload for row in run.rows} == {"softmax"}
+
+
+def test_what_processes_measured_becomes_one_run():
+    """The best ceilings count for all rows; a note stands once; peers without a version of something are named."""
+    first = toy.run(notes=["peer jax is absent"], workload="softmax")
+    second = toy.run(
+        notes=["peer jax is absent"], workload="gelu", milliseconds={"definition": 4.0, "cpu.blocked": 1.0}
+    )
+    second.environment["copy_gigabytes_per_second"] = 20.0
+    for each in (first, second):
+        each.environment["torch"] = "2.13"
+    died = report.Run({}, [], ["FAILED: lstm was not timed"])
+    run = measure.merged([first, second, died], ["torch", "jax"])
+    assert run.notes == ["peer jax is absent", "FAILED: lstm was not timed", "peer torch has no version of gelu"]
+    assert [row.workload for row in run.rows] == ["softmax"] * 9 + ["gelu"] * 6
+    assert run.environment["copy_gigabytes_per_second"] == 20.0
+    assert run.rows[2].share_of_copy == run.rows[2].gigabytes_per_second / 20.0
+    with pytest.raises(ValueError, match="lstm was not timed"):
+        measure.merged([died], ["torch"])
+
+
+def test_a_process_that_dies_leaves_the_other_workloads(monkeypatch):
+    made = toy.run(workload="gelu")
+    answer = {"environment": made.environment, "rows": [row._asdict() for row in made.rows], "notes": []}
+    answers = {"softmax": (None, -9), "gelu": (answer, 0)}
+    monkeypatch.setattr(measure, "_in_a_process", lambda job, environment: answers[job.work[0][0]])
+    run, well = measure.start(Job([("softmax", []), ("gelu", [])], "cpu", "float32", []), 1)
+    assert not well
+    assert run.notes == ["FAILED: softmax was not timed: the measuring process was ended by signal 9"]
+    assert {row.workload for row in run.rows} == {"gelu"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
