@@ -12,9 +12,9 @@ goes to memory. Here
       and a pass for the maximum and one for the shift are saved. Else m is each row's maximum, from that block on
 
 Measured against the definition, 1024 x 10000, float32, 1 thread, medians of interleaved rounds on an AVX-512 CPU
-(`python -m benchmarks cross_entropy --seconds 1.2`): forward 2.4 times as fast (5.0 ms, 11.8 ms), backward 0.7 times
-(6.9 ms, 4.7 ms: it pays for exp), both together 1.4 times; 41 MB instead of 82 MB besides the logits. Some 3 ms of the
-backward are page faults of a new gradient, which an arena (see `minilm.arena`) saves.
+(`python -m benchmarks cross_entropy --seconds 1.2`): forward 2.5 times as fast (4.3 ms, 10.8 ms), backward as fast
+(4.4 ms, 4.5 ms: it pays for exp), both together 1.7 times; 41 MB instead of 82 MB besides the logits. Without an arena
+(see `minilm.arena`) the backward takes some 3 ms more: page faults of a new gradient.
 
 It serves float32 and float64 logits of at least MINIMUM_SIZE numbers, reduced to "mean" or "sum", without class weights
 or smoothing. What it does not serve, wrong input included, is left to the definition.

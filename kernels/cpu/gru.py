@@ -7,8 +7,8 @@ Differs from the definition in this, besides what `recurrent` says of all three 
     - backward, all that multiplies δ_t is known before the loop, and computed for several steps at once
 
 Measured against the definition, B 32, T 100, float32, forward and backward, 1 thread (`python -m benchmarks gru`, and
-with `--sizes 32 100 64 64`): 256 -> 512 1.1 times as fast, 64 -> 64 1.45 times. Within an arena (as in training) 1.16
-and 1.42 times, with 2 threads 1.19 and 1.39 times.
+with `--sizes 32 100 64 64`): 256 -> 512 1.1 times as fast, 64 -> 64 1.5 times; with 2 threads 1.20 and 1.48
+times.
 """
 
 from __future__ import annotations

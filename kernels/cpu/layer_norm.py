@@ -2,13 +2,14 @@
 
 Differs from the definition in three ways. Blocks stay in cache, where the definition makes eight passes over the whole
 array, each with a temporary. Means are products with a vector of 1/C, squared norms are row dot products: both several
-times as fast as NumPy's reductions along a short last axis. Gain and bias of short rows are tiled to a block, so that the
-affine map is one flat loop and not one per row; of long rows NumPy makes no copies (`blocks.whole_rows`).
+times as fast as NumPy's reductions along a short last axis. Gain and bias of short rows are tiled to a block, so that
+the affine map is one flat loop and not one per row; for long rows NumPy is kept from copying them instead
+(`blocks.whole_rows`).
 
 Measured against the definition, 4096 x 512, float32, 1 thread, medians of interleaved rounds on an AVX-512 CPU
-(`python -m benchmarks layer_norm --seconds 1.2`): forward 1.7 times as fast, backward 1.9 times. What is left are six
-passes forward and ten backward, of which those with a number per row (− μ, · 1/σ) take twice the time of the others.
-To keep no x̂ and compute it again would save about as much forward as it costs backward.
+(`python -m benchmarks layer_norm --seconds 1.2`): forward 1.9 times as fast, backward 2.1 times. What is left are six
+passes forward and ten backward, each at the speed of the cache. To keep no x̂ and compute it again would save about as
+much forward as it costs backward.
 """
 
 from __future__ import annotations

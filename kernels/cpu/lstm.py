@@ -8,8 +8,8 @@ Differs from the definition in this, besides what `recurrent` says of all three 
     - backward, what multiplies δ_t and γ_t is known before the loop, and computed for several steps at once
 
 Measured against the definition, B 32, T 100, float32, forward and backward, 1 thread (`python -m benchmarks lstm`, and
-with `--sizes 32 100 64 64`): 256 -> 512 1.1 times as fast, 64 -> 64 1.24 times. Within an arena (as in training) 1.14
-and 1.28 times, with 2 threads 1.24 and 1.19 times.
+with `--sizes 32 100 64 64`): 256 -> 512 1.15 times as fast, 64 -> 64 1.3 times; with 2 threads 1.21 and
+1.22 times.
 """
 
 from __future__ import annotations
