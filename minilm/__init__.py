@@ -4,6 +4,11 @@
 `minilm.kernels` holds the tuned versions. The command `minilm` trains, fine-tunes, evaluates and generates.
 """
 
+from pathlib import Path
+
+if not (Path(__file__).parent / "kernels").is_dir():  # in the source tree kernels/ lies beside this package
+    __path__.append(str(Path(__file__).parents[1]))
+
 from minilm.kernels.selection import reference
 
 __version__ = "0.1.0"

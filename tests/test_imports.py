@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,18 @@ def test_a_package_imports_what_lies_below_it(package):
 
 def test_every_package_has_its_place():
     assert {package for package, _ in modules()} == set(LEVEL)
+
+
+def test_the_source_tree_needs_no_installation():
+    """From its folder, whatever is installed: `pip install .` puts a second copy where the folder hides it."""
+    code = """if True:
+        import sys
+        sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+        import minilm.kernels.cpu.softmax, minilm
+        print(minilm.kernels.__file__)
+    """
+    root = Path(minilm.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = Path(done.stdout.strip())
+    assert found.is_relative_to(root)
