@@ -5,8 +5,9 @@ benchmarks/results/ is held to, for our fastest variant of each workload and pha
 
     at least = (recorded ratio, 20th percentile) × (1 − tolerance)
 
-A median below fails. The ratio is that to the recorded peer; where the peer is absent here, that to the definition
-(the recorded median then, its spread being unknown). Run by hand on a quiet machine; CI never times anything.
+A median below is measured a second time, in a new process, where memory lies elsewhere; what is below again fails. The
+ratio is that to the recorded peer; where the peer is absent here, that to the definition (the recorded median then, its
+spread being unknown). Run by hand on a quiet machine; CI never times anything.
 """
 
 from __future__ import annotations
@@ -127,6 +128,11 @@ def _compare(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{missing[0]} is not recorded in {path}; record it with guard {missing[0]} --record")
         run, good = _run(arguments, names, threads, memory=False)
         verdicts = compare(recorded, run.rows, arguments.tolerance)
+        again = list(dict.fromkeys(verdict.workload for verdict in verdicts if verdict.fell))
+        if again:
+            print(f"measuring again: {', '.join(again)}", file=sys.stderr)
+            second, _ = _run(arguments, again, threads, memory=False)
+            verdicts = better(verdicts, compare(recorded, second.rows, arguments.tolerance))
         print(f"{arguments.dtype}, {threads} thread{'s' if threads > 1 else ''}, recorded in {path.name}")
         for note in run.notes:
             print(note)
@@ -165,6 +171,12 @@ def compare(recorded: Sequence[Row], now: Sequence[Row], tolerance: float) -> li
         against = own.against if own.against == best.against else "definition"
         verdicts.append(Verdict(key[0], key[2], own.variant, against, old, new, least * (1 - tolerance)))
     return verdicts
+
+
+def better(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts of two measurements: of each, the higher ratio counts."""
+    others = {verdict[:4]: verdict for verdict in second}
+    return [max(verdict, others.get(verdict[:4], verdict), key=lambda each: each.now) for verdict in first]
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
