@@ -21,7 +21,7 @@ USAGE = f"""
 ABOUT = f"""\
 Every workload is computed by the definition in minilm/ops, by the tuned version where there is one, and by the peers
 that are installed. All get the same inputs; outputs and gradients are compared first, then all are timed, interleaved,
-after a warm-up. No framework is needed.
+after a warm-up. Operations need nothing but NumPy.
 
 workloads: {", ".join(WORKLOADS)}"""
 EXAMPLES = f"""\

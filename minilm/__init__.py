@@ -4,12 +4,17 @@
 `minilm.kernels` holds the tuned versions. The command `minilm` trains, fine-tunes, evaluates and generates.
 """
 
+import importlib.util
+import sys
 from pathlib import Path
 
-if not (Path(__file__).parent / "kernels").is_dir():  # in the source tree kernels/ lies beside this package
-    __path__.append(str(Path(__file__).parents[1]))
+_BESIDE = Path(__file__).parents[1] / "kernels" / "__init__.py"  # where the source tree has minilm.kernels
+if importlib.util.find_spec("minilm.kernels") is None and _BESIDE.is_file():
+    _spec = importlib.util.spec_from_file_location("minilm.kernels", _BESIDE)
+    kernels = sys.modules["minilm.kernels"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(kernels)
 
-from minilm.kernels.selection import reference
+from minilm.kernels.selection import reference  # noqa: E402  now that it can be found
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "reference"]

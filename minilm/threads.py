@@ -17,11 +17,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
-
-from threadpoolctl import ThreadpoolController
 
 Result = TypeVar("Result")
 
@@ -74,8 +72,22 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 @functools.cache
 def _blas() -> Any:
-    """BLAS as loaded with NumPy. (Looking for it takes a millisecond.)"""
+    """BLAS as loaded with NumPy. (Looking for it takes a millisecond.)
+
+    In a source tree without the packages that minilm asks for, BLAS keeps the threads it was started with.
+    """
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ModuleNotFoundError:
+        return _Unlimited()
     return ThreadpoolController().select(user_api="blas")
+
+
+class _Unlimited:
+    """What stands in where BLAS can't be told how many threads to use."""
+
+    def limit(self, limits: int) -> AbstractContextManager:
+        return nullcontext()
 
 
 def one_blas_thread() -> Any:

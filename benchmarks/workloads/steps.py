@@ -12,7 +12,6 @@ from benchmarks.variants import Setting, Variant, Workload, definition, host
 from minilm.models import build
 from minilm.optim import AdamW
 from minilm.text.batching import ClassificationBatch, LanguageBatch
-from minilm.train.parallel import BatchGradients
 
 
 def _step(
@@ -23,6 +22,8 @@ def _step(
 
     The learning rate is 0, so that the weights stay, and every run is the same.
     """
+    from minilm.train.parallel import BatchGradients  # here: the other workloads need nothing but NumPy
+
     peers = {}  # they copy the weights, while these are on the host
     if torch := setting.torch():
         peers["torch"] = peer(torch, model, batch, setting.torch_device)

@@ -65,8 +65,11 @@ def buffer_of(numbers: int) -> Iterator[None]:
 def whole_rows(length: int) -> AbstractContextManager:
     """Within this block, NumPy copies no operand that has a number for each row of `length`, or one row for all.
 
-    To multiply 128 x 1024 float32 by a number for each row takes 20 µs with the copy and 11.5 µs without, 256 x 512
-    take 19 and 14 µs; below LONG_ROW the copy pays for itself.
+    A number for each row, in place: 128 x 1024 float32 take 18 µs with the copy and 8.4 without, 256 x 512 take 16.5
+    and 12.4; below LONG_ROW the copy pays for itself.
+
+        python -m timeit -s "import numpy as np; x, c = np.ones((128, 1024), 'f'), np.ones((128, 1), 'f')" \\
+            -s "np.setbufsize(256)" "np.multiply(x, c, out=x)"
     """
     return buffer_of(UNBUFFERED) if length >= LONG_ROW else nullcontext()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +113,29 @@ def test_a_workload_that_fails_is_named_and_the_others_go_on(monkeypatch):
     assert failed == ["toy"]
     assert any("toy was not timed: ValueError: no such thing" in note for note in run.notes)
     assert {row.workload for row in run.rows} == {"softmax"}
+
+
+def test_single_operations_need_nothing_but_numpy():
+    """In the source tree, where nothing was installed: packages that minilm asks for are hidden from a new process."""
+    code = """if True:
+        import sys
+        for name in ("threadpoolctl", "tqdm", "safetensors", "tokenizers", "torch", "matplotlib"):
+            sys.modules[name] = None
+        sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+        import numpy
+        import benchmarks.__main__
+        from benchmarks import measure
+        from minilm import threads
+        with threads.limit(2):
+            job = measure.Job([("attention", [1, 2, 64, 8])], "cpu", "float32", [], 0.01, memory=False)
+            run, failed = measure.measure(job, numpy, 2)
+        assert not failed, run.notes
+        print(len(run.rows))
+    """
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 6  # two variants, three phases
 
 
 def test_what_processes_measured_becomes_one_run():
