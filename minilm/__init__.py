@@ -8,9 +8,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
-_BESIDE = Path(__file__).parents[1] / "kernels" / "__init__.py"  # where the source tree has minilm.kernels
-if importlib.util.find_spec("minilm.kernels") is None and _BESIDE.is_file():
-    _spec = importlib.util.spec_from_file_location("minilm.kernels", _BESIDE)
+_HERE = Path(__file__).parent
+if not (_HERE / "kernels" / "__init__.py").is_file():  # the source tree: its own kernels/, whatever else is installed
+    _spec = importlib.util.spec_from_file_location("minilm.kernels", _HERE.parent / "kernels" / "__init__.py")
     kernels = sys.modules["minilm.kernels"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(kernels)
 

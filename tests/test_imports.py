@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,14 @@ def test_the_source_tree_needs_no_installation():
     assert done.returncode == 0, done.stderr
     found = Path(done.stdout.strip())
     assert found.is_relative_to(root)
+
+
+def test_a_second_checkout_uses_its_own_kernels(tmp_path):
+    """Whichever checkout is installed: the other one, first on the path, must not test the kernels of the first."""
+    root = Path(minilm.__file__).parents[1]
+    for package in ("minilm", "kernels"):
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    code = "import minilm.kernels; print(minilm.__file__); print(minilm.kernels.__file__)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [Path(line).parts[-2] for line in found.stdout.splitlines()] == ["minilm", "kernels"]
+    assert all(Path(line).is_relative_to(tmp_path) for line in found.stdout.splitlines()), found.stdout

@@ -73,12 +73,12 @@ def _decoded(path: Path, block_bytes: int) -> Iterator[str]:
 
 
 def cut_pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[str]:
-    """The same text as `blocks`, in pieces of about `size` characters (at most twice that), cut before white space."""
+    """The text of `blocks` in pieces of about `size` characters, fewer than twice that, cut before white space."""
     held = ""
     for block in blocks:
         for start in range(0, len(block), size):
             held += block[start : start + size]
-            if len(held) >= size:
+            while len(held) >= size:
                 cut = _last_cut(held)
                 yield held[:cut]
                 held = held[cut:]
