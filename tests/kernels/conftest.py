@@ -16,6 +16,23 @@ SKIPPED = f"needs a run of the kernels on the CPU: {PROBLEM}"
 ORDERS = [("forward", 0), ("reverse", 0), ("random", 1)]
 
 
+def pytest_collection_modifyitems(config, items):
+    """What is marked `full` runs where the command names it alone: it takes an hour."""
+    if "full" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The errors of the table's calls, where all of them were made."""
+    if not {"full", "gpu"} & set(config.option.markexpr.split()):
+        return
+    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+    lines = [text for report in reports for name, text in report.user_properties if name == "errors"]
+    for text in sorted(lines):
+        terminalreporter.write_line(text)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """A test that launches a kernel without a compiler is skipped, whether it asks for `host_run` or not."""

@@ -16,7 +16,8 @@ import pytest
 from minilm import ops
 from minilm.gradcheck import check_laws, gradcheck
 from minilm.kernels import explain, reference
-from minilm.kernels.cuda import autotune
+from minilm.kernels.check.cases import cases
+from minilm.kernels.cuda import autotune, launch
 from minilm.kernels.cuda.attention_options import FusedAttentionCache
 from minilm.kernels.cuda.cross_entropy import FusedCrossEntropyCache
 from minilm.kernels.cuda.decode import attention_decode
@@ -24,9 +25,9 @@ from minilm.kernels.cuda.softmax import FusedSoftmaxCache
 from minilm.models import build
 from minilm.optim import AdamW
 from minilm.text.batching import LanguageBatch
-from tests.kernels.cases import Device, cases, check
+from tests.kernels.cases import Device, check
 from tests.strict_cupy import strict
-from tests.strict_cupy.device_kernels import device_kernels
+from tests.strict_cupy.device_kernels import StrictKernel, device_kernels
 
 FUSED = "cuda.fused"
 
@@ -55,6 +56,34 @@ def single(*shape, seed=0):
 @pytest.mark.parametrize("case", cases(quick=True), ids=str)
 def test_launcher(case, device):
     check(case, device)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_launcher_in_full(case, device, record_property):
+    """The whole table that a GPU goes through: some 500 libraries to compile, by hand with `pytest -m full`."""
+    check(case, device, record_property)
+
+
+def test_shared_memory_above_48_kb_is_asked_for(device, monkeypatch):
+    """Tensor cores at head size 128: three kernels need it, and the door asks for them before it launches."""
+    limits, launched = [], []
+    limit, call = StrictKernel.max_dynamic_shared_size_bytes, StrictKernel.__call__
+
+    def asking(self, size):
+        limits.append((self.name, size))
+        limit.fset(self, size)
+
+    def launching(self, *arguments, shared_mem=0):
+        launched.append((self.name, shared_mem))
+        call(self, *arguments, shared_mem=shared_mem)
+
+    monkeypatch.setattr(StrictKernel, "max_dynamic_shared_size_bytes", limit.setter(asking))
+    monkeypatch.setattr(StrictKernel, "__call__", launching)
+    (case,) = (case for case in cases(quick=True) if str(case) == "attention-float16-head-size-128")
+    check(case, device)
+    large = {(name, size) for name, size in launched if size > launch.PLAIN_SHARED}
+    assert len(large) == 3 and sorted(limits) == sorted(large)  # each once, though every kernel ran twice
 
 
 def test_autotuned_choice(device, tmp_path, monkeypatch):

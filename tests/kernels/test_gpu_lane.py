@@ -1,4 +1,4 @@
-"""The CUDA kernels on a GPU, through CuPy: every launcher, dtype and option of `cases`, the choice in `ops`, a model.
+"""The CUDA kernels on a GPU, through CuPy: every launcher, dtype and option of the table, the choice in `ops`, a model.
 
     pytest -m gpu
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import pytest
 
+from minilm.kernels.check.cases import cases
 from tests.conftest import NO_GPU
-from tests.kernels.cases import Device, cases, check
+from tests.kernels.cases import Device, check
 from tests.kernels.test_cupy_path import (  # noqa: F401  the same tests, with the `device` below
     test_autotuned_choice,
     test_backward_computes_what_is_asked_for,
@@ -34,9 +35,9 @@ def device():
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)
-def test_launcher(case, device):
+def test_launcher(case, device, record_property):
     if case.dtype == "bfloat16" or (case.op == "attention" and case.dtype == "float16"):
         capability = device.module.cuda.Device().compute_capability
         if int(capability) < 80:
             pytest.skip(f"{case.dtype} needs compute capability 8.0, the device has {capability[:-1]}.{capability[-1]}")
-    check(case, device)
+    check(case, device, record_property)
