@@ -48,7 +48,8 @@
 // the end of the keys cuts, and every tile where there is a mask, bias or dropout. There a weight of 0 is not
 // multiplied: what is hidden may be NaN. Tiles past the diagonal or past the length are never visited.
 //
-// Defines: HEAD (D: a multiple of 8 from 16 to 128, or 256); ELEMENT_F32 or ELEMENT_F64.
+// Defines: HEAD (D: a multiple of 8 from 16 to 128, or 256); ELEMENT_F32 or ELEMENT_F64; and the one entry point that is
+// wanted, ENTRY_FORWARD, ENTRY_DELTA, ENTRY_DKDV or ENTRY_DQ: each takes a second to compile.
 // Arrays are C-contiguous and 16-byte aligned: q, o (B, H, Tq, D), k, v (B, Hkv, Tk, D), lse, delta (B, H, Tq), dS
 // (B, H, Tq, Tk). Grids: (tiles of rows, heads, B). Causal is aligned at the end: key j is visible to query i iff
 // j <= i + Tk - Tq.
@@ -105,6 +106,7 @@ __device__ __forceinline__ void forward_tile(Rows<S>& rows, const Head& head, co
     accumulate<S, EDGE>(rows.o, p, kv, lane, group);
 }
 
+#ifdef ENTRY_FORWARD
 extern "C" __global__ void __launch_bounds__(Forward::THREADS, 1)
 attention_forward(const real* __restrict__ q, const real* __restrict__ k, const real* __restrict__ v,
                   real* __restrict__ o, real* __restrict__ lse, int H, int Hkv, real c, OPTION_PARAMETERS) {
@@ -151,9 +153,11 @@ attention_forward(const real* __restrict__ q, const real* __restrict__ k, const 
     }
     store<S>(o + query_head * Tq * D, rows.o, inverse, row0, Tq, lane, group);
 }
+#endif
 
 // ---- backward
 
+#ifdef ENTRY_DELTA
 // D_i = <dO_i, O_i> for rows 0 .. rows - 1 of all heads; a warp per row, 4 warps per block.
 extern "C" __global__ void __launch_bounds__(128)
 attention_delta(const real* __restrict__ o, const real* __restrict__ d_o, const real* __restrict__ lse,
@@ -168,6 +172,7 @@ attention_delta(const real* __restrict__ o, const real* __restrict__ d_o, const 
     for (int step = 16; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
     if (lane == 0 && row < rows) delta[row] = sum;
 }
+#endif
 
 // What one pair of heads streams, in the roles of the table in the header.
 struct Columns {
@@ -281,6 +286,7 @@ __device__ __forceinline__ void keys_pass(Sums<S>& sums, const Options& options,
     }
 }
 
+#ifdef ENTRY_DKDV
 // One block per tile of keys. dk or dv may be null.
 extern "C" __global__ void __launch_bounds__(Backward::THREADS, 1)
 attention_dkdv(const real* __restrict__ q, const real* __restrict__ k, const real* __restrict__ v,
@@ -310,7 +316,9 @@ attention_dkdv(const real* __restrict__ q, const real* __restrict__ k, const rea
     if (TWO_PASSES && dv) KEYS_PASS(false, true);
     if (dv) store<S>(dv + key_head * Tk * D, sums.two, one, row0, Tk, lane, group);
 }
+#endif
 
+#ifdef ENTRY_DQ
 // One block per tile of queries. dq or dscores may be null; dscores come zeroed: not every tile is visited.
 extern "C" __global__ void __launch_bounds__(Backward::THREADS, 1)
 attention_dq(const real* __restrict__ q, const real* __restrict__ k, const real* __restrict__ v,
@@ -343,3 +351,4 @@ attention_dq(const real* __restrict__ q, const real* __restrict__ k, const real*
     for (int r = 0; r < S::RM; r++) factor[r] = scale;
     if (dq) store<S>(dq + at * D, sums.one, factor, row0, Tq, lane, group);
 }
+#endif

@@ -113,8 +113,9 @@ def tile_shapes(D: int, itemsize: int) -> Mapping[str, tuple[int, int, int]]:
     raise ValueError(f"attention: head size {D} with {itemsize} bytes a number is not served")
 
 
-def _defines(D: int, dtype: str) -> dict[str, int]:
-    return {"HEAD": D, "ELEMENT_F64" if dtype == "float64" else "ELEMENT_F32": 1}
+def _defines(entry: str, D: int, dtype: str) -> dict[str, int]:
+    only = f"ENTRY_{entry.removeprefix('attention_').upper()}"
+    return {"HEAD": D, "ELEMENT_F64" if dtype == "float64" else "ELEMENT_F32": 1, only: 1}
 
 
 def _option_arguments(checked: Checked) -> tuple:
@@ -137,7 +138,7 @@ def _launch(checked: Checked, entry: str, grid: tuple[int, ...], threads: int, a
     launch.check_grid(grid)
     if 0 in grid:
         return  # no rows: nothing to write
-    kernel = launch.kernel(SOURCE, entry, _defines(checked.D, checked.q.dtype.name), checked.q)
+    kernel = launch.kernel(SOURCE, entry, _defines(entry, checked.D, checked.q.dtype.name), checked.q)
     kernel(grid, (threads,), args)
 
 
@@ -185,7 +186,7 @@ def _instances() -> tuple[Instance, ...]:
                 ("attention_dq", shapes["backward"][2]),
             ):
                 note = f"D={D} {dtype}"
-                found.append(Instance(SOURCE, entry, _defines(D, dtype), threads=threads, note=note))
+                found.append(Instance(SOURCE, entry, _defines(entry, D, dtype), threads=threads, note=note))
     return tuple(found)
 
 

@@ -25,7 +25,8 @@
 //     q in shared memory, the next tile on its way (this)       177     up to 5 spills unless RESIDENT blocks are asked for
 //
 // Defines: HEAD_SIZE (a multiple of 8), one of ELEMENT_F32, ELEMENT_F16, ELEMENT_BF16 (sm_80 and later), ELEMENT_F64,
-// HEADS (query heads per block: 1, 2, 4, 8; at most 2 for f64), MASKED (0, 1). Block: 128 threads. Limit: Tmax * D < 2^31.
+// HEADS (query heads per block: 1, 2, 4, 8; at most 2 for f64), MASKED (0, 1), and the one entry point that is wanted,
+// ENTRY_SPLIT or ENTRY_MERGE. Block: 128 threads. Limit: Tmax * D < 2^31.
 //
 // ---- layout
 //
@@ -215,6 +216,7 @@ __device__ __forceinline__ void visit(State& state, const Sum (&q)[HEADS][WIDTH 
     }
 }
 
+#ifdef ENTRY_SPLIT
 // Grid (splits, Hkv * parts, B): a group of more than HEADS query heads is served by `parts` blocks.
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 attention_decode_split(const Element* __restrict__ q, const Element* __restrict__ k, const Element* __restrict__ v,
@@ -338,7 +340,9 @@ attention_decode_split(const Element* __restrict__ q, const Element* __restrict_
         }
     }
 }
+#endif
 
+#ifdef ENTRY_MERGE
 // Merges the splits of each head, in order. A thread has four neighbouring elements; D / 4 threads to a head.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_decode_merge(const Sum* __restrict__ partial_state, const Sum* __restrict__ partial_sum,
@@ -368,3 +372,4 @@ attention_decode_merge(const Sum* __restrict__ partial_state, const Sum* __restr
     #pragma unroll
     for (int i = 0; i < 4; i++) y[(long long)out_row * D + d + i] = to_element(l == 0 ? (Sum)0 : sum[i] / l);
 }
+#endif

@@ -28,9 +28,10 @@
 //
 //     row of D = 64, 144 bytes:   | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | empty |    chunk c of row r: bank group (r + c) % 8
 //
-// Defines. ELEMENT_F16 or ELEMENT_BF16. HEAD: D, 16 to 128 in steps of 8. KV_* for dkdv, DQ_* for dq: MT (16-row tiles
-// per warp), NW (warps), BC (columns per tile), HELD (k-steps of R1, then of R2, in registers). Options, if used:
-// CAUSAL (key <= query + TK - TQ), GROUPED (H > HKV), HAS_LENGTHS, HAS_MASK, HAS_BIAS, DROPOUT, BIAS_GRADIENT (dS).
+// Defines. ELEMENT_F16 or ELEMENT_BF16. HEAD: D, 16 to 128 in steps of 8. KV_* for dkdv, DQ_* for dq, neither for stats
+// (each is compiled alone): MT (16-row tiles per warp), NW (warps), BC (columns per tile), HELD (k-steps of R1, then of
+// R2, in registers). Options, if used: CAUSAL (key <= query + TK - TQ), GROUPED (H > HKV), HAS_LENGTHS, HAS_MASK,
+// HAS_BIAS, DROPOUT, BIAS_GRADIENT (dS).
 // What is hidden may hold NaN: its weight and dS are selected to be 0, and where a 0 would be multiplied by it (C1 and
 // C2 in the last products), zeros or finite numbers are put in its place.
 // Limits: TQ*D, TK*D below 2^31 per head (TQ*D per group of query heads), TK below 2^24 with a mask, bias or dS.
@@ -70,6 +71,7 @@
 __device__ __forceinline__ int minus_d_at(int query) { return query / 2 * 8 + (query & 1); }
 __device__ __forceinline__ int lse_at(int query) { return query / 2 * 8 + 4 + (query & 1); }
 
+#if !defined(KV_MT) && !defined(DQ_MT)
 // LANES threads per query, 16 bytes each; grid (ceil(padded * LANES / 128), B*H), 128 threads. padded: TQ rounded up to
 // a multiple of KV_BC. Queries past TQ, and those that see nothing, get D = 0 and LSE = +inf, hence P = 0.
 extern "C" __global__ void __launch_bounds__(128) attention_backward_stats(
@@ -101,6 +103,7 @@ extern "C" __global__ void __launch_bounds__(128) attention_backward_stats(
         stats[query / 2 * 8 + 6 + (query & 1)] = 0.f;
     }
 }
+#endif
 
 // ---- the body -------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@
 // V = 50,257 and 50,304 (two reads) 32 and 36 registers. At the memory's peak 16,384 rows of 50,304 16-bit logits take
 // 1.5 ms on an H100 and 2.4 on an A100, if the second read comes from memory too (estimates: 3 x 1.65 GB; not timed).
 //
-// Defines: those of rows.cuh, SMOOTHED 0 | 1, WEIGHTED 0 | 1 (class weights).
+// Defines: those of rows.cuh, SMOOTHED 0 | 1, WEIGHTED 0 | 1 (class weights), and what is wanted: ENTRY_LOSS for
+// cross_entropy, ENTRY_SUMS for inverse_weight and sum_losses, ENTRY_SCALE for scale_gradient.
 
 #include "rows.cuh"
 
@@ -72,6 +73,7 @@ __device__ __forceinline__ void add_smooth(Smooth& smooth, Real shifted, const R
 #endif
 }
 
+#ifdef ENTRY_LOSS
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 cross_entropy(const Element* logits, const long long* targets, const Real* weights, const Real* inverse,
               Element* dlogits, Real* losses, Element* rounded_losses, long long rows, int V, long long ignore_index,
@@ -212,7 +214,9 @@ cross_entropy(const Element* logits, const long long* targets, const Real* weigh
     // The target's column once more, by the lane that has just written it: no comparison for each of the others.
     if (target.column / WIDTH % LANES == first / WIDTH) dlogits[target.column] = to_element(at_target);
 }
+#endif
 
+#ifdef ENTRY_SUMS
 // 1 / (sum of the targets' weights), NaN where all are ignored: what a mean multiplies by. One block, in a fixed order.
 extern "C" __global__ void __launch_bounds__(ACCUMULATOR_THREADS, 1)
 inverse_weight(const long long* targets, const Real* weights, Real* inverse, long long rows, int V,
@@ -234,7 +238,9 @@ sum_losses(const Real* losses, const Real* inverse, Element* loss, long long row
     sum = reduce_row<Sum, ACCUMULATOR_THREADS / 32>(sum, partial);
     if (threadIdx.x == 0) *loss = to_element(inverse ? sum * *inverse : sum);
 }
+#endif
 
+#ifdef ENTRY_SCALE
 // dlogits for another dloss than 1: one number for all rows (`factor`, or dloss with stride 0), or one for each (1).
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 scale_gradient(const Element* dlogits, const Element* dloss, Element* scaled, long long rows, int V, int stride,
@@ -252,3 +258,4 @@ scale_gradient(const Element* dlogits, const Element* dloss, Element* scaled, lo
         store(scaled + column, d);
     }
 }
+#endif

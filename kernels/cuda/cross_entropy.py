@@ -51,7 +51,8 @@ class FusedCrossEntropyCache(NamedTuple):
 def defines_for(dtype: str, V: int, wide: bool, smoothed: bool = False, weighted: bool = False) -> dict[str, int]:
     """The instance of cross_entropy that serves rows of V logits."""
     per_lane = min(PER_LANE[dtype], PER_LANE_WITH_WEIGHTS) if smoothed and weighted else PER_LANE[dtype]
-    return row_defines(dtype, V, wide, per_lane) | {"SMOOTHED": int(smoothed), "WEIGHTED": int(weighted)}
+    options = {"SMOOTHED": int(smoothed), "WEIGHTED": int(weighted), "ENTRY_LOSS": 1}
+    return row_defines(dtype, V, wide, per_lane) | options
 
 
 def cross_entropy(
@@ -175,12 +176,12 @@ def _checked_weights(class_weights: Array | None, V: int, number: type[np.floati
 
 def accumulator_defines(dtype: str, weighted: bool = False) -> dict[str, int]:
     """The instance of inverse_weight and sum_losses: one for all row lengths."""
-    return {ELEMENT_DEFINES[dtype]: 1, "WEIGHTED": int(weighted)}
+    return {ELEMENT_DEFINES[dtype]: 1, "WEIGHTED": int(weighted), "ENTRY_SUMS": 1}
 
 
 def scale_defines(dtype: str, wide: bool) -> dict[str, int]:
     """The instance of scale_gradient: it holds nothing and reduces nothing, so rows of all lengths share one."""
-    return {ELEMENT_DEFINES[dtype]: 1, "LANES": SCALE_LANES, "HELD": 0, "WIDE": int(wide)}
+    return {ELEMENT_DEFINES[dtype]: 1, "LANES": SCALE_LANES, "HELD": 0, "WIDE": int(wide), "ENTRY_SCALE": 1}
 
 
 def _accumulate(name: str, like: Array, weighted: bool, args: tuple) -> None:

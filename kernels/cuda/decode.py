@@ -137,8 +137,13 @@ def _parts(group: int, dtype: str) -> int:
     return -(-group // heads_per_block(group, dtype))
 
 
-def _defines(head_size: int, dtype: str, heads: int, masked: bool) -> dict[str, int]:
-    return {"HEAD_SIZE": head_size, ELEMENTS[dtype]: 1, "HEADS": heads, "MASKED": int(masked)}
+def _split_defines(head_size: int, dtype: str, heads: int, masked: bool) -> dict[str, int]:
+    return {"HEAD_SIZE": head_size, ELEMENTS[dtype]: 1, "HEADS": heads, "MASKED": int(masked), "ENTRY_SPLIT": 1}
+
+
+def _merge_defines(head_size: int, dtype: str) -> dict[str, int]:
+    """One instance for all groups, with a mask or without."""
+    return {"HEAD_SIZE": head_size, ELEMENTS[dtype]: 1, "HEADS": 1, "MASKED": 0, "ENTRY_MERGE": 1}
 
 
 def _choose(checked: Checked, y: Array, longest: int) -> int:
@@ -163,7 +168,7 @@ def _launch(checked: Checked, y: Array, splits: int) -> None:
     dtype = checked.q.dtype.name
     number = np.dtype(checked.statistics_dtype).type  # of sums, and of the scale
     group = H // Hkv
-    defines = _defines(D, dtype, heads_per_block(group, dtype), checked.mask is not None)
+    defines = _split_defines(D, dtype, heads_per_block(group, dtype), checked.mask is not None)
     state = total = None
     if splits > 1:
         state = xp.empty((splits, B * H, 2), checked.statistics_dtype)
@@ -177,7 +182,7 @@ def _launch(checked: Checked, y: Array, splits: int) -> None:
     split = kernel(SOURCE, "attention_decode_split", defines, y)
     split(grid, (THREADS,), (checked.q, checked.k, checked.v, checked.key_lengths, *mask, state, total, y, *sizes))
     if splits > 1:
-        merge = kernel(SOURCE, "attention_decode_merge", _defines(D, dtype, 1, False), y)  # one for all groups
+        merge = kernel(SOURCE, "attention_decode_merge", _merge_defines(D, dtype), y)
         grid = (-(-B * H * (D // 4) // THREADS),)
         check_grid(grid)
         merge(grid, (THREADS,), (state, total, y, np.int32(B * H), np.int32(splits)))
@@ -201,11 +206,12 @@ def _instances() -> tuple[Instance, ...]:
         for head_size in (40, 64, 128, 256):
             most = heads_per_block(8, dtype)
             for heads, masked in ((1, False), (most, False), (most, True)):
-                defines = _defines(head_size, dtype, heads, masked)
+                defines = _split_defines(head_size, dtype, heads, masked)
                 note = f"D={head_size} {dtype} heads={heads}{' masked' if masked else ''}"
                 found.append(Instance(SOURCE, "attention_decode_split", defines, archs, THREADS, note=note))
-                if heads == 1:
-                    found.append(Instance(SOURCE, "attention_decode_merge", defines, archs, THREADS, note=note))
+            defines = _merge_defines(head_size, dtype)
+            note = f"D={head_size} {dtype}"
+            found.append(Instance(SOURCE, "attention_decode_merge", defines, archs, THREADS, note=note))
     return tuple(found)
 
 

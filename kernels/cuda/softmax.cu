@@ -29,7 +29,8 @@
 // an A100. The rungs above need 2 times (shared) and, uncached, 16 times (naive) as long. 128 threads of 48 registers
 // leave room for 10 blocks, 40 warps of 64, on a multiprocessor, each thread with eight 16-byte reads under way.
 //
-// Defines: those of rows.cuh, HIDING 0 | 1, and EXACT 1 where N is LANES * HELD * WIDTH: no access needs a bound then.
+// Defines: those of rows.cuh, HIDING 0 | 1, EXACT 1 where N is LANES * HELD * WIDTH: no access needs a bound then; and
+// ENTRY_BACKWARD where softmax_backward is wanted, else softmax_forward is the one that is compiled.
 
 #include "rows.cuh"
 
@@ -70,7 +71,7 @@ __device__ __forceinline__ Packed load_before(const Element* row, int column, in
     return packed_of(fill);
 }
 
-#if HELD > 0
+#if HELD > 0 && !defined(ENTRY_BACKWARD)
 
 // A row in registers: one read, one write.
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
@@ -120,6 +121,8 @@ softmax_forward(const Element* x, Element* y, const int* key_lengths, long long 
     }
 }
 
+#elif HELD > 0
+
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 softmax_backward(const Element* dy, const Element* y, Element* dx, const int* key_lengths, long long rows, int N,
                  long long rows_per_sequence, int queries, int causal, Real scale) {
@@ -158,7 +161,7 @@ softmax_backward(const Element* dy, const Element* y, Element* dx, const int* ke
     }
 }
 
-#else
+#elif !defined(ENTRY_BACKWARD)
 
 // A row longer than the registers of a block: a first pass for its maximum and sum together, a second one that writes.
 // Each lane keeps (m, l), the maximum so far and the sum of exp(s (x - m)); with a larger m' it goes on with
@@ -214,6 +217,8 @@ softmax_forward(const Element* x, Element* y, const int* key_lengths, long long 
         }
     }
 }
+
+#else
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 softmax_backward(const Element* dy, const Element* y, Element* dx, const int* key_lengths, long long rows, int N,

@@ -51,7 +51,7 @@ def forward_defines(dtype: str, N: int, wide: bool, hiding: bool) -> dict[str, i
 def backward_defines(dtype: str, N: int, wide: bool, hiding: bool) -> dict[str, int]:
     """The instance of softmax_backward that serves rows of N numbers."""
     defines = row_defines(dtype, N, wide, BACKWARD_PER_LANE[dtype])
-    return defines | {"HIDING": int(hiding), "EXACT": int(_capacity(dtype, defines) == N)}
+    return defines | {"HIDING": int(hiding), "EXACT": int(_capacity(dtype, defines) == N), "ENTRY_BACKWARD": 1}
 
 
 def _capacity(dtype: str, defines: dict[str, int]) -> int:
