@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array, array_namespace
-from minilm.kernels.cuda import autotune
+from minilm.kernels.cuda import autotune, launch
 from minilm.kernels.cuda.attention_options import EXACT_HEAD_SIZES, Checked, check
 from minilm.kernels.cuda.instances import ARCHITECTURES, TENSOR_CORE_ARCHITECTURES, Instance
-from minilm.kernels.cuda.launch import check_grid, kernel
 
 SOURCE = "attention_decode.cu"
 THREADS = 128  # of a block, as in the source
@@ -175,16 +174,16 @@ def _launch(checked: Checked, y: Array, splits: int) -> None:
         total = xp.empty((splits, B * H, D), checked.statistics_dtype)
 
     grid = (splits, Hkv * _parts(group, dtype), B)
-    check_grid(grid)
+    launch.check_grid(grid)
     mask_batch, mask_head, _, mask_key = checked.mask_strides
     mask = (checked.mask, mask_batch, mask_head, np.int32(mask_key))
     sizes = (np.int32(H), np.int32(Hkv), np.int32(checked.Tk), number(checked.scale_log2))
-    split = kernel(SOURCE, "attention_decode_split", defines, y)
+    split = launch.kernel(SOURCE, "attention_decode_split", defines, y)
     split(grid, (THREADS,), (checked.q, checked.k, checked.v, checked.key_lengths, *mask, state, total, y, *sizes))
     if splits > 1:
-        merge = kernel(SOURCE, "attention_decode_merge", _merge_defines(D, dtype), y)
+        merge = launch.kernel(SOURCE, "attention_decode_merge", _merge_defines(D, dtype), y)
         grid = (-(-B * H * (D // 4) // THREADS),)
-        check_grid(grid)
+        launch.check_grid(grid)
         merge(grid, (THREADS,), (state, total, y, np.int32(B * H), np.int32(splits)))
 
 
