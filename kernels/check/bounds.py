@@ -8,8 +8,8 @@ another BLAS nor another random draw moves a bound.
 
 Roundings to nearest are as good as independent, and uniform within ±u: n of them add up to more than c√n u, c =
 CONFIDENCE = 4, with probability 2 exp(−3c²/2) = 8e-11 (Hoeffding; [Higham and Mary 2019, "A new approach to
-probabilistic rounding error analysis"]). So γₙ = c√n u where that is less, from n = 17 on; without it a sum in another
-order of magnitude would pass where sums are long. With T = |scale| Σ_d |q k|, M the dropout factors, P̃ = P ∘ M:
+probabilistic rounding error analysis"]). So γₙ = c√n u where that is less, from n = 17 on: long sums would else be
+allowed many times what they make. With T = |scale| Σ_d |q k|, M the dropout factors, P̃ = P ∘ M:
 
     scores     |Δz| ≤ γ_{D+2} T                     D products, the factor scale·log₂e and q times it;
                                                     with a bias besides 2u|bias| + u|z|
@@ -30,15 +30,15 @@ order of magnitude would pass where sums are long. With T = |scale| Σ_d |q k|, 
     dbias      Σ ΔdS + γ_n Σ|dS|                    over the axes along which the bias was broadcast
 
 What a kernel for 16-bit numbers rounds to the element type besides, with its unit u_e: P̃ and dS, packed for the tensor
-core, and each result. The errors of n packed terms together are at most u_e Σ|terms|, and at most c u_e √Σ terms² by the
-same argument; the smaller is allowed. With the first alone a float16 sum in place of a float32 one would pass.
+core, and each result. The errors of n packed terms together are at most u_e Σ|terms|, and by the argument above at most
+c u_e √Σ terms²; the smaller is allowed. With the first alone a float16 sum in place of a float32 one would pass.
 
 Small numbers: what is stored below the normal numbers is off by `least`; kernels are compiled with -ftz, so that for
 float32 and bfloat16 it is the least normal number itself. What nobody sees is exactly 0, and 0 is allowed there.
 
 The tensor core cuts its sums off instead of rounding them [Fasi et al. 2021, "Numerical behavior of NVIDIA tensor
-cores"]: an addition there counts 2u, always in the same direction, γₙ = 2nu / (1 − 2nu). The definition's own float64 roundings count with the kernel's: u is larger by
-2⁻⁵³. `row_bounds` has softmax and cross-entropy.
+cores"]: an addition there counts 2u, always in the same direction, γₙ = 2nu / (1 − 2nu). The definition's own float64
+roundings count with the kernel's: u is larger by 2⁻⁵³. `row_bounds` has softmax and cross-entropy.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ class Arithmetic(NamedTuple):
     element: float  # of storing a result; 0 where the registers have its type
     least: float  # how far off a stored number below the normal ones is
     tensor_cores: bool  # products of matrices cut off; P and dS are rounded to the element type
+
+    @property
+    def lost(self) -> float:
+        """How far off a factor in a product of matrices is that becomes too small for a normal number."""
+        return self.least if self.tensor_cores else min(self.least, 2.0**-126)
 
     def sum(self, n: Any) -> Any:
         """γₙ of a sum of n terms."""
@@ -88,15 +93,23 @@ def stored(error: np.ndarray, value: np.ndarray, how: Arithmetic, seen: Any = Tr
     return np.where(seen, error + how.element * (np.abs(value) + error) + how.least, 0.0)
 
 
-def _together(errors: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """What errors of these sizes, independent of each other, amount to in the product errors @ other."""
-    return np.minimum(np.abs(errors) @ np.abs(other), CONFIDENCE * np.sqrt(errors**2 @ other**2))
+def _of_group(x: np.ndarray, groups: int) -> np.ndarray:
+    """(B, H, Tk, ...) summed over the query heads that share a key head: (B, Hkv, Tk, ...)."""
+    return x.reshape(x.shape[0], x.shape[1] // groups, groups, *x.shape[2:]).sum(axis=2)
 
 
-def _packed(terms: np.ndarray, other: np.ndarray, visible: np.ndarray, largest: float, how: Arithmetic) -> np.ndarray:
-    """What storing `terms` costs the product terms @ other; one that is lost below the normal numbers, `largest`."""
-    lost = how.least * largest * (visible.astype(np.float64) @ np.abs(other))
-    return lost + how.element * _together(terms, other) if how.tensor_cores else lost
+def _together(errors: np.ndarray, other: np.ndarray, groups: int = 1) -> np.ndarray:
+    """What errors of these sizes, independent of each other, amount to in errors @ other, summed over groups."""
+    one_way = _of_group(np.abs(errors) @ np.abs(other), groups)
+    return np.minimum(one_way, CONFIDENCE * np.sqrt(_of_group(errors**2 @ other**2, groups)))
+
+
+def _packed(
+    terms: np.ndarray, other: np.ndarray, visible: np.ndarray, largest: float, how: Arithmetic, groups: int = 1
+) -> np.ndarray:
+    """What storing `terms` costs terms @ other, summed over groups; one that is lost as too small costs `largest`."""
+    lost = how.lost * largest * _of_group(visible.astype(np.float64) @ np.abs(other), groups)
+    return lost + how.element * _together(terms, other, groups) if how.tensor_cores else lost
 
 
 class AttentionBounds(NamedTuple):
@@ -182,12 +195,10 @@ def attention_bounds(
 
     def summed(terms, error, other):
         """|error| @ |other| with the roundings of the sum of n terms, and of packing; for keys over their group."""
-        terms, error = terms.swapaxes(-1, -2), error.swapaxes(-1, -2)
-        pairs = visible.swapaxes(-1, -2)
-        count = _of_group(pairs.sum(axis=3, keepdims=True), groups)
-        packing = _packed(_side_by_side(terms, groups), _stacked(other, groups), _side_by_side(pairs, groups), most, how)
-        off = _of_group(error @ np.abs(other), groups) + packing
-        return off + how.product(count) * _of_group(np.abs(terms) @ np.abs(other), groups)
+        terms, error, pairs = (x.swapaxes(-1, -2) for x in (terms, error, visible))
+        n = _of_group(pairs.sum(axis=3, keepdims=True), groups)
+        off = _of_group(error @ np.abs(other), groups) + _packed(terms, other, pairs, most, how, groups)
+        return off + how.product(n) * _of_group(np.abs(terms) @ np.abs(other), groups)
 
     seen = _of_group(seen, groups) > 0
     dv = _of_group(dropped.swapaxes(-1, -2) @ dy, groups)
@@ -200,46 +211,35 @@ def attention_bounds(
     dbias = None
     if bias is not None:
         count, terms = sum_to(visible, bias.shape), sum_to(np.abs(dS), bias.shape)
-        dbias = sum_to(dS_error + how.least * visible, bias.shape) + how.sum(count) * terms
+        dbias = sum_to(dS_error + min(how.least, 2.0**-126) * visible, bias.shape) + how.sum(count) * terms
         dbias = stored(dbias, sum_to(dS, bias.shape), how, count > 0)
     return result._replace(dq=dq_error, dk=dk_error, dv=dv_error, dbias=dbias)
 
 
-def _of_group(x: np.ndarray, groups: int) -> np.ndarray:
-    """(B, H, Tk, ...) summed over the query heads that share a key head: (B, Hkv, Tk, ...)."""
-    return x.reshape(x.shape[0], x.shape[1] // groups, groups, *x.shape[2:]).sum(axis=2)
-
-
-def _stacked(x: np.ndarray, groups: int) -> np.ndarray:
-    """(B, H, Tq, D) as (B, Hkv, G·Tq, D): the queries of a group as one sequence."""
-    B, H, Tq, D = x.shape
-    return x.reshape(B, H // groups, groups * Tq, D)
-
-
-def _side_by_side(x: np.ndarray, groups: int) -> np.ndarray:
-    """(B, H, Tk, Tq) as (B, Hkv, Tk, G·Tq): what belongs to `_stacked` queries."""
-    B, H, Tk, Tq = x.shape
-    return x.reshape(B, H // groups, groups, Tk, Tq).swapaxes(2, 3).reshape(B, H // groups, Tk, groups * Tq)
+def bounds_of_call(
+    arrays: dict[str, np.ndarray], options: dict[str, Any], dtype: str, dy: np.ndarray | None, decode: bool = False
+) -> AttentionBounds:
+    """Those of attention(**arrays, **options), for a generator of `definitions.SEED`; decode: on plain cores."""
+    q, k, bias = arrays["q"], arrays["k"], arrays.get("bias")
+    shape = (*q.shape[:3], k.shape[2])
+    p, scale = options.get("dropout", 0.0), options.get("scale")
+    masks = {name: options[name] for name in ("causal", "key_lengths", "mask") if name in options}
+    return attention_bounds(
+        q, k, arrays["v"], dtype,
+        visible=visible_pairs(shape, bias=bias, **masks),
+        scale=q.shape[3] ** -0.5 if scale is None else scale,
+        bias=bias,
+        factors=kept_weights(*shape, p) / (1.0 - p) if p else None,
+        dy=dy,
+        tensor_cores=False if decode else None,
+    )  # fmt: skip
 
 
 def call_bounds(
     op: str, arrays: dict[str, np.ndarray], options: dict[str, Any], dtype: str, dy: np.ndarray | None
 ) -> list[np.ndarray | None]:
     """y and the gradients of a call of "attention" or "attention_decode", as `definitions.definition` orders them."""
-    decode = op == "attention_decode"
-    if decode:
-        (arrays, options), dy = with_query_axis(arrays, options), None
-    q, k, v, bias = (arrays.get(name) for name in ("q", "k", "v", "bias"))
-    shape = (*q.shape[:3], k.shape[2])
-    p = options.get("dropout", 0.0)
-    masks = {name: options[name] for name in ("causal", "key_lengths", "mask") if name in options}
-    bounds = attention_bounds(
-        q, k, v, dtype,
-        visible=visible_pairs(shape, bias=bias, **masks),
-        scale=options.get("scale", q.shape[3] ** -0.5),
-        bias=bias,
-        factors=kept_weights(*shape, p) / (1.0 - p) if p else None,
-        dy=dy,
-        tensor_cores=False if decode else None,
-    )  # fmt: skip
-    return [bounds.y[:, :, 0]] if decode else [bounds.y, bounds.dq, bounds.dk, bounds.dv, bounds.dbias]
+    if op == "attention_decode":
+        return [bounds_of_call(*with_query_axis(arrays, options), dtype, None, decode=True).y[:, :, 0]]
+    bounds = bounds_of_call(arrays, options, dtype, dy)
+    return [bounds.y, bounds.dq, bounds.dk, bounds.dv, bounds.dbias]

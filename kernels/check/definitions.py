@@ -104,7 +104,7 @@ def definition(op: str, arrays: dict[str, np.ndarray], options: dict[str, Any], 
         options = dict(options)
         if "key_lengths" in options:
             options["key_lengths"] = np.clip(options["key_lengths"], 0, Tk)
-        if "dropout" in options:
+        if options.get("dropout"):
             options["rng"] = Kept(kept_weights(B, H, Tq, Tk, options["dropout"]))
         forward, backward, given = ops.attention, ops.attention_backward, arrays | options
 

@@ -94,7 +94,7 @@ def cross_entropy_bounds(
     ignore_index: int = -100,
     dloss: Any = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the loss and dlogits may be off by. logits (..., V), targets (...); dloss a number or of the loss's shape."""
+    """What the loss and dlogits may be off by. logits (..., V), targets (...); dloss a number or like the loss."""
     how = arithmetic(dtype)
     u, V = how.unit, logits.shape[-1]
     index = targets.reshape(-1).astype(np.int64)

@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck, ops
-from minilm.kernels import reference
+from minilm.kernels.check.bounds import bounds_of_call
+from minilm.kernels.check.calls import NAMES
+from minilm.kernels.check.definitions import SEED
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.attention import attention, attention_backward, tile_shapes
 from minilm.kernels.cuda.attention_options import EXACT_HEAD_SIZES, FusedAttentionCache
-from minilm.kernels.cuda.philox import keep_mask
-from tests.kernels.tolerances import assert_within
+from tests.kernels.tolerances import assert_call_within, assert_within
 
-SEED = 11
-NAMES = ("y", "dq", "dk", "dv", "dbias")
 CONTIGUOUS = np.ascontiguousarray
 
 
@@ -79,18 +78,6 @@ CASES = {
 }
 
 
-class Kept:
-    """In place of a generator: the definition keeps the weights that the kernels keep."""
-
-    def __init__(self, case):
-        B, H, _, Tq, Tk, _ = case.sizes
-        seed = int(np.random.default_rng(SEED).integers(2**63))  # as the launcher draws it
-        self.kept = keep_mask(seed, B, H, Tq, Tk, case.dropout)
-
-    def random(self, shape, dtype):
-        return self.kept.astype(dtype)  # 1.0 is above the probability, 0.0 is not
-
-
 def fused(case, wrt=("q", "k", "v", "bias")):
     """y, dq, dk, dv, dbias; the cache."""
     (q, k, v, dy), options = case.inputs()
@@ -98,14 +85,11 @@ def fused(case, wrt=("q", "k", "v", "bias")):
     return (y, *attention_backward(dy, cache, wrt)), cache
 
 
-def definition(case, dtype):
+def called(case):
+    """The same call as arrays and options of `minilm.kernels.check`, and dy."""
     (q, k, v, dy), options = case.inputs()
-    q, k, v, dy = (x.astype(dtype) for x in (q, k, v, dy))
-    if "bias" in options:
-        options["bias"] = options["bias"].astype(dtype)
-    with reference():
-        y, cache = ops.attention(q, k, v, **options, rng=Kept(case) if case.dropout else None)
-        return (y, *ops.attention_backward(dy, cache))
+    arrays = {"q": q, "k": k, "v": v} | ({"bias": options.pop("bias")} if "bias" in options else {})
+    return arrays, options, dy
 
 
 def log_sum(case):
@@ -126,17 +110,13 @@ def log_sum(case):
 
 
 @pytest.mark.parametrize("label", CASES)
-def test_it_is_as_near_to_float64_as_the_definition_in_the_same_dtype(label, poisoned_empty, host_run):
+def test_it_is_within_what_arithmetic_allows_of_float64(label, poisoned_empty, host_run):
     case = CASES[label]
     got, cache = fused(case)
-    wanted, naive = definition(case, np.float64), definition(case, case.dtype)
-    assert type(cache) is FusedAttentionCache
-    for name, result, exact, plain in zip(NAMES, got, wanted, naive, strict=True):
-        assert (result is None) == (exact is None), name
-        if result is not None:
-            assert result.dtype == case.dtype
-            assert_within(result, exact, plain, "value" if name == "y" else "gradient")
-    assert_within(cache.lse, log_sum(case), None, "value")
+    arrays, options, dy = called(case)
+    assert type(cache) is FusedAttentionCache and got[0].dtype == case.dtype
+    assert_call_within("attention", arrays, options, got, dy)
+    assert_within(cache.lse, log_sum(case), bounds_of_call(arrays, options, case.dtype, None).lse, "lse")
 
 
 @pytest.mark.parametrize("label", ["causal", "grouped", "all options"])
@@ -192,7 +172,7 @@ def test_keys_and_queries_that_are_hidden_may_hold_anything(poison, poisoned_emp
             x[b, :, length:] = x[b, :, 5] = poison
         for x in (q, dy):
             x[b, :, 40] = poison
-    for name, a, b in zip(NAMES, clean, hidden_results(q, k, v, dy, **options), strict=False):
+    for name, a, b in zip(NAMES["attention"], clean, hidden_results(q, k, v, dy, **options), strict=False):
         np.testing.assert_array_equal(a, b, err_msg=name)
     assert not clean[1][:, :, 40].any() and not clean[2][:, :, 5].any() and not clean[3][:, :, 5].any()
 

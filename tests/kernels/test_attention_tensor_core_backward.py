@@ -1,7 +1,6 @@
 """The tensor-core attention backward, run on the CPU from the source that a GPU would compile, against float64.
 
-The caches are made here, from O and LSE in float64: nothing depends on the forward kernel. Naive is: P and dS rounded
-to the dtype, products in float32, gradients rounded (see tolerances.py).
+The caches are made here, from O and LSE in float64: nothing depends on the forward kernel.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from minilm.kernels.check.bounds import AttentionBounds, attention_bounds
+from minilm.kernels.check.definitions import sum_to, visible_pairs
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.attention_options import TENSOR_CORE_HEAD_SIZES, AttentionOptions, FusedAttentionCache
 from minilm.kernels.cuda.philox import keep_mask
@@ -28,7 +29,7 @@ class Problem(NamedTuple):
     do: np.ndarray
     cache: FusedAttentionCache
     wanted: tuple[np.ndarray, ...]  # dq, dk, dv, dbias in float64
-    naive: tuple[np.ndarray, ...]  # the same in the dtype
+    allowed: AttentionBounds
 
 
 def make(
@@ -54,33 +55,23 @@ def make(
     q, do = (rng.standard_normal((B, H, Tq, D)).astype(dtype) for _ in range(2))
     k, v = (rng.standard_normal((B, Hkv, Tk, D)).astype(dtype) for _ in range(2))
     bias = None if bias is None else bias.astype(dtype)
-    visible = np.ones((B, H, Tq, Tk), bool)
-    if causal:
-        visible &= np.arange(Tk) <= np.arange(Tq)[:, None] + Tk - Tq
-    if key_lengths is not None:
-        visible &= (np.arange(Tk) < np.array(key_lengths)[:, None])[:, None, None]
-    if mask is not None:
-        visible &= mask
-    if bias is not None:
-        visible &= bias.astype(float) != -np.inf
+    visible = visible_pairs((B, H, Tq, Tk), causal=causal, key_lengths=key_lengths, mask=mask, bias=bias)
     scale = D**-0.5
-    keep = np.ones(visible.shape) if not dropout else keep_mask(SEED, B, H, Tq, Tk, dropout) / (1.0 - dropout)
+    factors = np.ones(visible.shape)
+    if dropout:
+        factors = keep_mask(SEED, B, H, Tq, Tk, dropout) / (1.0 - dropout)
+    given = {"visible": visible, "scale": scale, "bias": bias, "factors": factors}
+    allowed = attention_bounds(q, k, v, dtype.name, **given, dy=do)
     sees, seen = visible.any(axis=3), visible.reshape(B, Hkv, G, Tq, Tk).any(axis=(2, 3))
 
-    o, lse, wanted = _exact(*(x.astype(np.float64) for x in (q, k, v, do)), visible, bias, scale, keep)
+    o, lse, wanted = _exact(*(x.astype(np.float64) for x in (q, k, v, do)), visible, bias, scale, factors)
     o, lse = o.astype(dtype), lse.astype(np.float32)
-    naive = _naive(dtype, q, k, v, do, o, lse, visible, bias, scale, keep)
     if poison:
         q[~sees], do[~sees], k[~seen], v[~seen] = (np.nan,) * 4
     lengths = None if key_lengths is None else np.array(key_lengths, np.int32)
     options = AttentionOptions(causal, lengths, mask, bias, scale, dropout, SEED if dropout else 0)
-    if bias is None:
-        wanted, naive = (*wanted[:3], None), (*naive[:3], None)
-    else:
-        axes = tuple(a for a in range(4) if bias.shape[a] == 1 and visible.shape[a] != 1)
-        wanted = (*wanted[:3], wanted[3].sum(axes, keepdims=True))
-        naive = (*naive[:3], naive[3].sum(axes, keepdims=True).astype(dtype))
-    return Problem(do, FusedAttentionCache(q, k, v, o, lse, options), wanted, naive)
+    dbias = None if bias is None else sum_to(wanted[3], bias.shape)
+    return Problem(do, FusedAttentionCache(q, k, v, o, lse, options), (*wanted[:3], dbias), allowed)
 
 
 def _exact(q, k, v, do, visible, bias, scale, keep) -> tuple:
@@ -100,23 +91,6 @@ def _exact(q, k, v, do, visible, bias, scale, keep) -> tuple:
     return o, lse, _gradients(q, k, do, p * keep, ds, scale, G)
 
 
-def _naive(dtype, q, k, v, do, o, lse, visible, bias, scale, keep) -> tuple:
-    """(dq, dk, dv, dS) from rounded inputs: float32 products, P and dS rounded to the dtype, and the results."""
-    q, k, v, do, o = (x.astype(np.float32) for x in (q, k, v, do, o))
-    G = q.shape[1] // k.shape[1]
-    k, v = (x.repeat(G, axis=1) for x in (k, v))
-    log2_e = np.float32(np.log2(np.e))
-    s = q @ k.swapaxes(-1, -2) * np.float32(scale) * log2_e
-    if bias is not None:
-        s = s + bias.astype(np.float32) * log2_e
-    p = np.where(visible, np.exp2(np.where(visible, s - lse[..., None], -np.inf)), 0.0).astype(np.float32)
-    keep = keep.astype(np.float32)
-    ds = p * (keep * (do @ v.swapaxes(-1, -2)) - (do * o).sum(axis=-1, keepdims=True))
-    dropped, rounded = ((x).astype(dtype).astype(np.float32) for x in (p * keep, ds))
-    *results, _ = _gradients(q, k, do, dropped, rounded, np.float32(scale), G)
-    return (*(x.astype(dtype) for x in results), ds)
-
-
 def _gradients(q, k, do, p, ds, scale, G) -> tuple:
     dq = ds @ k * scale
     dk, dv = ds.swapaxes(-1, -2) @ q * scale, p.swapaxes(-1, -2) @ do
@@ -130,13 +104,13 @@ def run(problem: Problem, wrt: tuple[str, ...] = ("q", "k", "v", "bias")) -> tup
 
 
 def check(problem: Problem) -> tuple:
-    """Run it, and hold each gradient to the naive error."""
+    """Run it, and hold each gradient to what its arithmetic allows."""
     got = run(problem)
     assert (got[3] is None) == (problem.cache.options.bias is None)
-    for result, wanted, naive in zip(got, problem.wanted, problem.naive, strict=True):
+    for name, result, wanted in zip(("dq", "dk", "dv", "dbias"), got, problem.wanted, strict=True):
         if result is not None:
             assert result.dtype == problem.do.dtype
-            assert_within(result, wanted, naive, "gradient")
+            assert_within(result, wanted, getattr(problem.allowed, name), name)
     return got
 
 

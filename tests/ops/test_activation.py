@@ -84,7 +84,7 @@ def test_float32(case, xp):
     dx, want_dx = backward(xp.asarray(np.ones_like(x)), cache), backward(np.ones(x.shape), want_cache)
     assert got.dtype == dx.dtype == np.float32
     np.testing.assert_allclose(xp.to_numpy(got), want, rtol=4e-7, atol=2e-6)
-    np.testing.assert_allclose(xp.to_numpy(dx), want_dx, rtol=4e-7, atol=2e-6)
+    np.testing.assert_allclose(xp.to_numpy(dx), want_dx, rtol=4e-7, atol=4e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
@@ -110,7 +110,7 @@ def test_gelu_keeps_the_digits_of_its_left_tail(xp):
     """x (1 + erf(x/√2))/2 is exactly 0 from about −8.3 on, and has no correct digit long before."""
     x = np.array([-3.0, -6.0, -8.0, -12.0, -20.0, -30.0])
     y, _ = activation.gelu(xp.asarray(x))
-    np.testing.assert_allclose(xp.to_numpy(y), elementwise(lambda v: v * phi(v), x), rtol=2e-13)
+    np.testing.assert_allclose(xp.to_numpy(y), elementwise(lambda v: v * phi(v), x), rtol=4e-13)  # 900 · 2⁻⁵² of x²
     y, _ = activation.gelu(xp.asarray(x[:4].astype(np.float32)))
     np.testing.assert_allclose(xp.to_numpy(y), elementwise(lambda v: v * phi(v), x[:4]), rtol=3e-5)
 

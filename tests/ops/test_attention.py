@@ -156,7 +156,7 @@ def test_float32(chosen, xp, rng):
             assert got is None
             continue
         assert got.dtype == np.float32
-        assert np.abs(xp.to_numpy(got) - want).max() < 3e-6 * np.abs(want).max()
+        assert np.abs(xp.to_numpy(got) - want).max() < 1e-5 * np.abs(want).max()  # sums of 97 terms
 
 
 def test_non_contiguous(xp, rng):
