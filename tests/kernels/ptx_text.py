@@ -17,8 +17,8 @@ from minilm.kernels.cuda import launch
 RECORD = Path(__file__).with_name("ptx_text.txt")
 ADVICE = (
     "the instructions in kernels/cuda/ptx.cuh are not those that were recorded. No test without a GPU runs them: "
-    "change them only with a GPU at hand (python -m minilm.kernels check), or say in the commit why none is needed; then "
-    "record the new text (python -m tests.kernels.ptx_text)"
+    "change them only with a GPU at hand (python -m minilm.kernels check), or say in the commit why none is needed; "
+    "then record the new text (python -m tests.kernels.ptx_text)"
 )
 TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\w+|\S')
 

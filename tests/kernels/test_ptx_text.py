@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.kernels.gate_samples import WITHOUT_SOURCE_SIZE, WITHOUT_TRANS
 from tests.kernels.planting import planted
 from tests.kernels.ptx_text import (
     ADVICE,
@@ -17,16 +18,10 @@ from tests.kernels.ptx_text import (
 )
 
 # old -> new in ptx.cuh, and what the ISA's rules say to it
-COPY, WAIT = "cp.async.cg.shared.global", "cp.async.wait_group"
+WAIT = "cp.async.wait_group"
 BUGS = {
-    "ldmatrix without .trans": (("m8n8.x4.trans.shared", "m8n8.x4.shared"), "disagree about .trans"),
-    "cp.async without its source size": (
-        (
-            f'"{COPY} [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)',
-            f'"{COPY} [%0], [%1], 16;" ::"r"(to), "l"(from)',
-        ),
-        "takes 4 operands, and 3 are given",
-    ),
+    "ldmatrix without .trans": (WITHOUT_TRANS, "disagree about .trans"),
+    "cp.async without its source size": (WITHOUT_SOURCE_SIZE, "takes 4 operands, and 3 are given"),
     "cp.async that ignores its source size": (
         ('"l"(from), "r"(bytes)', '"l"(from), "r"(16), "r"(bytes)'),
         "an operand that is listed is not used",
