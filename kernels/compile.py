@@ -50,7 +50,9 @@ class Figures(NamedTuple):
     wide_stores: int = 0  # 128-bit stores to global memory
     tensor: int = 0  # HMMA
     matrix_loads: int = 0  # LDSM
+    transposed_loads: int = 0  # those of them that transpose
     async_copies: int = 0  # LDGSTS
+    zero_filled_copies: int = 0  # those of them that write zeros where there is nothing to read
     atomics: int = 0
     hot_per_kfma: float = 0.0  # tensor-core kernels: instructions per 1000 multiply-adds of the hot loop
     tile_per_kfma: float = 0.0  # the same over the whole tile
@@ -161,7 +163,9 @@ def figures(instance: Instance, arch: int, function: sass.Function) -> Figures:
         wide_stores=sass.wide(code, "STG"),
         tensor=counts["tensor"],
         matrix_loads=counts["matrix load"],
+        transposed_loads=sass.transposed(code),
         async_copies=counts["asynchronous copy"],
+        zero_filled_copies=sass.zero_filled(code),
         atomics=counts["atomic"],
         hot_per_kfma=round(loop.hot_per_kfma, 2) if loop else 0.0,
         tile_per_kfma=round(loop.tile_per_kfma, 2) if loop else 0.0,

@@ -1,7 +1,8 @@
 """The compile gate: what the kernels compile to, held to kernels/budget.json.
 
     "limits"    data, changed by hand only: {"kernel": a regular expression on the instance's name, "arch": [80], or
-                absent for all, "figure": a name in compile.Figures, "at_most" | "at_least": a number, "reason": why}
+                absent for all, "figure": a name in compile.Figures, "at_most" | "at_least" | "exactly": a number,
+                "reason": why}
     "measured"  a record of the last run, rewritten by --update-budget: what moved is shown, and is no violation
 
 A limit that no instance meets guards nothing any more: in a run over everything it is a violation itself, and so is a
@@ -11,6 +12,7 @@ source that no instance compiles.
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +22,12 @@ from minilm.kernels.compile import Figures, Unit
 
 BUDGET = Path(__file__).parent / "budget.json"
 RECORDED = ("registers", "warps", "instructions")  # of each instance and architecture, in "measured"
-_KEYS = {"kernel", "arch", "figure", "at_most", "at_least", "reason"}
+_BOUNDS = {  # the key of a limit, when it is broken, and how that reads
+    "at_most": (operator.gt, ">"),
+    "at_least": (operator.lt, "<"),
+    "exactly": (operator.ne, "is not"),
+}
+_KEYS = {"kernel", "arch", "figure", "reason", *_BOUNDS}
 
 
 def read_budget(path: Path = BUDGET) -> dict[str, Any]:
@@ -33,8 +40,8 @@ def read_budget(path: Path = BUDGET) -> dict[str, Any]:
             raise ValueError(f"{where}: {'unknown ' + ', '.join(sorted(unknown)) if unknown else 'no reason is given'}")
         if limit["figure"] not in Figures._fields:
             raise ValueError(f"{where}: figure {limit['figure']!r} is unknown; known are {', '.join(Figures._fields)}")
-        if ("at_most" in limit) == ("at_least" in limit):
-            raise ValueError(f"{where}: give one of at_most and at_least")
+        if len(limit.keys() & _BOUNDS) != 1:
+            raise ValueError(f"{where}: give one of {', '.join(_BOUNDS)}")
     return budget
 
 
@@ -67,10 +74,9 @@ def violations(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]])
         for limit in limits:
             if applies(limit, f):
                 value = getattr(f, limit["figure"])
-                if "at_most" in limit and value > limit["at_most"]:
-                    found.append(f"{where}: {limit['figure']} {value} > {limit['at_most']} ({limit['reason']})")
-                if "at_least" in limit and value < limit["at_least"]:
-                    found.append(f"{where}: {limit['figure']} {value} < {limit['at_least']} ({limit['reason']})")
+                for bound, (broken, sign) in _BOUNDS.items():
+                    if bound in limit and broken(value, limit[bound]):
+                        found.append(f"{where}: {limit['figure']} {value} {sign} {limit[bound]} ({limit['reason']})")
     return found
 
 

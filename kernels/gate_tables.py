@@ -26,7 +26,9 @@ RESOURCES: tuple[Column, ...] = (
     ("stores", lambda f: f.wide_stores),
     ("HMMA", lambda f: f.tensor),
     ("LDSM", lambda f: f.matrix_loads),
+    ("LDSM.T", lambda f: f.transposed_loads),
     ("LDGSTS", lambda f: f.async_copies),
+    ("zero-filled", lambda f: f.zero_filled_copies),
     *PER_WORK,
     ("instructions", lambda f: f.instructions),
 )

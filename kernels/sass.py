@@ -118,6 +118,18 @@ def mix(code: Iterable[Instruction]) -> Counter[str]:
     return Counter(instruction.family for instruction in code)
 
 
+def transposed(code: Iterable[Instruction]) -> int:
+    """How many matrix loads transpose: LDSM.16.MT88.4, where a plain one is LDSM.16.M88.4."""
+    return sum(re.match(r"LDSM\.(\w+\.)*M?T", i.opcode) is not None for i in code)
+
+
+def zero_filled(code: Iterable[Instruction]) -> int:
+    """How many asynchronous copies write zeros where a condition fails: their last operand is a predicate (the size of
+    the source, in PTX). `LDGSTS.E.BYPASS.128 [R13], [R8.64], P6`
+    """
+    return sum(i.opcode.startswith("LDGSTS") and re.search(r"\], !?U?P\d$", i.operands) is not None for i in code)
+
+
 def wide(code: Iterable[Instruction], opcode: str) -> int:
     """How many of the instructions `opcode` access 128 bits."""
     return sum(i.opcode.partition(".")[0] == opcode and ".128" in i.opcode for i in code)

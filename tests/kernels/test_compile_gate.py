@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import pytest
 
 from minilm.kernels import __main__ as command
 from minilm.kernels import compile as compiling
 from minilm.kernels import gate, gate_command
-from minilm.kernels.cuda.instances import ARCHITECTURES, Instance
+from minilm.kernels.cuda.instances import ARCHITECTURES, Instance, all_instances
 from minilm.kernels.occupancy import LIMITS
-from tests.kernels.gate_samples import GOOD, LIMITS_OF_TEST
+from tests.kernels.gate_samples import GOOD, LIMITS_OF_TEST, WITHOUT_SOURCE_SIZE, WITHOUT_TRANS
+from tests.kernels.planting import planted
 
 # --- instances ------------------------------------------------------------------------------------------------------
 
@@ -164,3 +166,37 @@ def test_an_array_that_got_no_register_is_a_violation():
     figures = compiling.figures(Instance("spill.cu", "spill"), 80, function)
     assert figures.stack > 0
     assert len(gate.violations([figures], LIMITS_OF_TEST[:2])) == 2
+
+
+# --- bugs that no run on a CPU meets, planted in the sources --------------------------------------------------------
+
+TENSOR_CORES = {
+    "attention_forward": r"^attention_tensor_core:.*CAUSAL=0,.*DROPOUT=0,ELEMENT_F16=1,HAS_BIAS=0,HAS_MASK=0,HEAD=64,",
+    "attention_backward_dkdv": r"^attention_tensor_core_backward:attention_backward_dkdv\[ELEMENT_F16=1,HEAD=64,KV_",
+    "attention_backward_dq": r"^attention_tensor_core_backward:.*_dq\[(DQ_\w+=\d+,)+ELEMENT_F16=1,HEAD=64\]",
+}
+UNROLLED = "for (int step = 0; step < D_STEPS; step++)\n            #pragma unroll\n            for (int n"
+BUGS = {
+    "ldmatrix without .trans": (TENSOR_CORES, WITHOUT_TRANS, "transposed_loads 0 < 1"),
+    "cp.async without its source size": (TENSOR_CORES, WITHOUT_SOURCE_SIZE, "zero_filled_copies 0 < 1"),
+    "a loop of Q K' is not unrolled": (
+        ["attention_forward"],
+        (f"#pragma unroll\n        {UNROLLED}", f"#pragma unroll 1\n        {UNROLLED}"),
+        "> 0 (an array that lives in memory",
+    ),
+}
+
+
+def violations_of(entry: str, arch: int) -> list[str]:
+    (instance,) = (i for i in all_instances() if i.entry == entry and re.search(TENSOR_CORES[entry], i.name))
+    return gate.violations(compiling.measure(compiling.Unit(arch, (instance,))), gate.read_budget()["limits"])
+
+
+@needs_compiler
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize(("bug", "entry"), [(bug, entry) for bug in BUGS for entry in BUGS[bug][0]])
+def test_a_planted_bug_is_a_violation(bug, entry, arch):
+    _, replacement, says = BUGS[bug]
+    file = "attention_tensor_core.cu" if entry == "attention_forward" else "attention_tensor_core_backward.cu"
+    with planted(file, [replacement]):
+        assert any(says in line for line in violations_of(entry, arch))

@@ -25,6 +25,7 @@ def test_what_is_within_the_limits_passes():
         ({"spills": 2}, "spills 2 > 0"),
         ({"registers": 41}, "registers 41 > 40 (full occupancy)"),
         ({"wide_loads": 0}, "wide_loads 0 < 1"),
+        ({"async_copies": 5}, "async_copies 5 is not 4"),
         ({"blocks": 0, "warps": 0}, "cannot be launched"),
         ({"error": "expected a ';'"}, "does not compile: expected a ';'"),
     ],
@@ -47,6 +48,16 @@ def test_a_spill_in_the_text_reaches_the_gate():
     figures = compiling.figures(Instance("softmax.cu", "kernel"), 80, function)
     found = gate.violations([figures], LIMITS_OF_TEST[:2])
     assert [line.partition("sm_80: ")[2].split(" (")[0] for line in found] == ["stack 8 > 0", "spills 2 > 0"]
+
+
+def test_loads_and_copies_in_the_text_reach_the_table():
+    lines = ("LDSM.16.M88.4 R4, [R2]", "LDSM.16.MT88.4 R8, [R2]", "LDGSTS.E.128 [R1], [R2.64], P0", "EXIT")
+    figures = compiling.figures(Instance("a.cu", "kernel"), 80, sass.parse(listing(*lines), 80)["kernel"])
+    assert (figures.matrix_loads, figures.transposed_loads) == (2, 1)
+    assert (figures.async_copies, figures.zero_filled_copies) == (1, 1)
+    head, _, row = (line.split("|") for line in gate_tables.resource_table([figures]).splitlines())
+    shown = {name.strip(): cell.strip() for name, cell in zip(head, row, strict=True)}
+    assert [shown[name] for name in ("LDSM", "LDSM.T", "LDGSTS", "zero-filled")] == ["2", "1", "1", "1"]
 
 
 def test_a_limit_that_nothing_meets_and_a_source_that_nothing_compiles_are_violations():
@@ -76,7 +87,7 @@ def test_the_record_is_rewritten_and_the_limits_are_not(tmp_path):
     [
         ({"kernel": "", "figure": "registres", "at_most": 0, "reason": "r"}, "figure 'registres' is unknown"),
         ({"kernel": "", "figure": "stack", "at_most": 0}, "no reason"),
-        ({"kernel": "", "figure": "stack", "reason": "r"}, "one of at_most and at_least"),
+        ({"kernel": "", "figure": "stack", "reason": "r"}, "one of at_most, at_least, exactly"),
         ({"kernel": "", "figure": "stack", "most": 0, "reason": "r"}, "unknown most"),
     ],
 )

@@ -73,6 +73,23 @@ def test_a_class_is_not_taken_by_a_name_that_begins_alike():
     assert counts == {"matrix load": 1, "control": 1, "asynchronous copy": 1, "spill": 1}
 
 
+@pytest.mark.parametrize(
+    ("line", "transposed", "zero_filled"),
+    [
+        ("LDSM.16.M88.4 R12, [R9]", 0, 0),
+        ("LDSM.16.MT88.4 R16, [R211+UR4+0x1800]", 1, 0),
+        ("LDSM.T.16.M88.4 R16, [R2]", 1, 0),
+        ("LDGSTS.E.BYPASS.128 [R13], [R8.64]", 0, 0),
+        ("LDGSTS.E.BYPASS.128 [R13], [R8.64], P6", 0, 1),  # sm_80
+        ("LDGSTS.E.BYPASS.128 [R13+0x80], desc[UR8][R2.64+0x80], !P4", 0, 1),  # sm_90 and 100
+        ("@P1 LDGSTS.E.BYPASS.128 [R13], desc[UR8][R2.64]", 0, 0),  # not run at all where P1 is false
+        ("LDG.E.128 R4, [R8.64], P6", 0, 0),
+    ],
+)
+def test_what_a_matrix_load_and_a_copy_do_besides(line, transposed, zero_filled):
+    assert (sass.transposed(code(line)), sass.zero_filled(code(line))) == (transposed, zero_filled)
+
+
 def test_static_shared_memory_is_without_what_the_system_keeps_from_sm_90_on():
     text = listing("EXIT", usage="REG:32 STACK:0 SHARED:1536")
     assert sass.parse(text, 80)["kernel"].resources.shared == 1536
