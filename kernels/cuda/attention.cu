@@ -48,8 +48,8 @@
 // the end of the keys cuts, and every tile where there is a mask, bias or dropout. There a weight of 0 is not
 // multiplied: what is hidden may be NaN. Tiles past the diagonal or past the length are never visited.
 //
-// Defines: HEAD (D: a multiple of 8 from 16 to 128, or 256); ELEMENT_F32 or ELEMENT_F64; and the one entry point that is
-// wanted, ENTRY_FORWARD, ENTRY_DELTA, ENTRY_DKDV or ENTRY_DQ: each takes a second to compile.
+// Defines: HEAD (D: a multiple of 8 from 16 to 128, or 256); ELEMENT_F32 or ELEMENT_F64; and the one entry point that
+// is wanted, ENTRY_FORWARD, ENTRY_DELTA, ENTRY_DKDV or ENTRY_DQ: each takes a second to compile.
 // Arrays are C-contiguous and 16-byte aligned: q, o (B, H, Tq, D), k, v (B, Hkv, Tk, D), lse, delta (B, H, Tq), dS
 // (B, H, Tq, Tk). Grids: (tiles of rows, heads, B). Causal is aligned at the end: key j is visible to query i iff
 // j <= i + Tk - Tq.
@@ -120,9 +120,9 @@ attention_forward(const real* __restrict__ q, const real* __restrict__ k, const 
     const int row0 = (causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x) * S::BR;  // causal: the long rows first
     const long long query_head = (long long)b * H + h, key_head = (long long)b * Hkv + h / (H / Hkv);
     const Head head(options, b, h, H);
-    q += query_head * Tq * D;
-    k += key_head * Tk * D;
-    v += key_head * Tk * D;
+    q += offset_of(query_head, Tq, D);
+    k += offset_of(key_head, Tk, D);
+    v += offset_of(key_head, Tk, D);
 
     load_tile<S::BR, S::THREADS>(q_tile, q, row0, Tq, c);
     Rows<S> rows;
@@ -149,9 +149,9 @@ attention_forward(const real* __restrict__ q, const real* __restrict__ k, const 
         for (int step = S::TX / 2; step > 0; step >>= 1) l += __shfl_xor_sync(0xffffffffu, l, step);
         inverse[r] = l == 0 ? (real)0 : 1 / l;  // a row that sees nothing: O = 0, LSE = +inf
         const int i = row0 + group * S::RM + r;
-        if (lane == 0 && i < Tq) lse[query_head * Tq + i] = l == 0 ? infinity() : rows.m[r] + logarithm(l);
+        if (lane == 0 && i < Tq) lse[offset_of(query_head, Tq) + i] = l == 0 ? infinity() : rows.m[r] + logarithm(l);
     }
-    store<S>(o + query_head * Tq * D, rows.o, inverse, row0, Tq, lane, group);
+    store<S>(o + offset_of(query_head, Tq, D), rows.o, inverse, row0, Tq, lane, group);
 }
 #endif
 
@@ -166,8 +166,10 @@ attention_delta(const real* __restrict__ o, const real* __restrict__ d_o, const 
     const int lane = threadIdx.x % 32;
     real sum = 0;
     const bool sees = row < rows && lse[row] != infinity();  // else 0, whatever dO holds
+    d_o += offset_of(row, D);
+    o += offset_of(row, D);
     if (sees)
-        for (int d = lane; d < D; d += 32) sum = multiply_add(d_o[row * D + d], o[row * D + d], sum);
+        for (int d = lane; d < D; d += 32) sum = multiply_add(d_o[d], o[d], sum);
     #pragma unroll
     for (int step = 16; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
     if (lane == 0 && row < rows) delta[row] = sum;
@@ -228,7 +230,7 @@ __device__ __forceinline__ void backward_tile(Sums<S>& sums, const Columns& x, c
             const bool hidden = EDGE && (s[r][n] == -infinity() || lse == infinity());  // dP may be NaN there
             s[r][n] = hidden ? (real)0 : weight * kept;
             if (ONE) dp[r][n] = hidden ? (real)0 : weight * (dp[r][n] * kept - (inside ? x.delta[i] : (real)0));
-            if (!DKDV && EDGE && x.dscores && inside && j < x.Tk) x.dscores[(long long)i * x.Tk + j] = dp[r][n];
+            if (!DKDV && EDGE && x.dscores && inside && j < x.Tk) x.dscores[offset_of(i, x.Tk) + j] = dp[r][n];
         }
     real* const mine = tiles.p + group * S::RM * (S::BC + W) + lane;
     if (TWO) {
@@ -273,10 +275,12 @@ __device__ __forceinline__ void keys_pass(Sums<S>& sums, const Options& options,
     clear<S>(sums.two);
     #pragma unroll 1
     for (int h = blockIdx.y * heads; h < (blockIdx.y + 1) * heads; h++) {
-        const long long at = ((long long)b * H + h) * Tq;
+        const long long query_head = (long long)b * H + h, at = offset_of(query_head, Tq);
         const Head head(options, b, h, H);
         if (row0 >= head.keys) break;  // behind the sequence's length: zeros
-        const Columns columns = {q + at * D, d_o + at * D, Tq, lse + at, delta + at, nullptr, Tk};
+        const Columns columns = {
+            q + offset_of(query_head, Tq, D), d_o + offset_of(query_head, Tq, D), Tq, lse + at, delta + at, nullptr,
+            Tk};
         #pragma unroll 1
         for (int col0 = begin; col0 < Tq; col0 += S::BC)
             if (head.whole(col0, row0 + S::BR))
@@ -299,8 +303,8 @@ attention_dkdv(const real* __restrict__ q, const real* __restrict__ k, const rea
     const int b = blockIdx.z, heads = H / Hkv, row0 = blockIdx.x * S::BR;
     const long long key_head = (long long)b * Hkv + blockIdx.y;
     const int keys = Head(options, b, 0, H).keys;
-    load_tile<S::BR, S::THREADS>(r1_tile, k + key_head * Tk * D, row0, keys, 1);
-    load_tile<S::BR, S::THREADS>(r2_tile, v + key_head * Tk * D, row0, keys, 1);
+    load_tile<S::BR, S::THREADS>(r1_tile, k + offset_of(key_head, Tk, D), row0, keys, 1);
+    load_tile<S::BR, S::THREADS>(r2_tile, v + offset_of(key_head, Tk, D), row0, keys, 1);
     Sums<S> sums;
     real one[S::RM], ln_2[S::RM];
     #pragma unroll
@@ -312,9 +316,9 @@ attention_dkdv(const real* __restrict__ q, const real* __restrict__ k, const rea
         keys_pass<S, ONE, TWO>(sums, options, tiles, q, d_o, lse, delta, H, heads, c, row0, lane, group)
     if (!TWO_PASSES) KEYS_PASS(true, true);
     if (TWO_PASSES && dk) KEYS_PASS(true, false);
-    if (dk) store<S>(dk + key_head * Tk * D, sums.one, ln_2, row0, Tk, lane, group);
+    if (dk) store<S>(dk + offset_of(key_head, Tk, D), sums.one, ln_2, row0, Tk, lane, group);
     if (TWO_PASSES && dv) KEYS_PASS(false, true);
-    if (dv) store<S>(dv + key_head * Tk * D, sums.two, one, row0, Tk, lane, group);
+    if (dv) store<S>(dv + offset_of(key_head, Tk, D), sums.two, one, row0, Tk, lane, group);
 }
 #endif
 
@@ -330,14 +334,15 @@ attention_dq(const real* __restrict__ q, const real* __restrict__ k, const real*
     const int lane = threadIdx.x % S::TX, group = threadIdx.x / S::TX;
     const int h = blockIdx.y, b = blockIdx.z;
     const int row0 = (causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x) * S::BR;
-    const long long at = ((long long)b * H + h) * Tq, key_head = (long long)b * Hkv + h / (H / Hkv);
+    const long long query_head = (long long)b * H + h, key_head = (long long)b * Hkv + h / (H / Hkv);
+    const long long at = offset_of(query_head, Tq);
     const Head head(options, b, h, H);
     Sums<S> sums;
     clear<S>(sums.one);
-    load_tile<S::BR, S::THREADS>(r1_tile, q + at * D, row0, Tq, c);
-    load_tile<S::BR, S::THREADS>(r2_tile, d_o + at * D, row0, Tq, 1);
-    const Columns columns = {k + key_head * Tk * D, v + key_head * Tk * D, head.keys, lse + at, delta + at,
-                             dscores ? dscores + at * Tk : nullptr, Tk};
+    load_tile<S::BR, S::THREADS>(r1_tile, q + offset_of(query_head, Tq, D), row0, Tq, c);
+    load_tile<S::BR, S::THREADS>(r2_tile, d_o + offset_of(query_head, Tq, D), row0, Tq, 1);
+    const Columns columns = {k + offset_of(key_head, Tk, D), v + offset_of(key_head, Tk, D), head.keys,
+                             lse + at, delta + at, dscores ? dscores + offset_of(query_head, Tq, Tk) : nullptr, Tk};
     const int end = head.keys_before(min(row0 + S::BR, Tq));
     int col0 = 0;
     #pragma unroll 1
@@ -349,6 +354,6 @@ attention_dq(const real* __restrict__ q, const real* __restrict__ k, const real*
     real factor[S::RM];
     #pragma unroll
     for (int r = 0; r < S::RM; r++) factor[r] = scale;
-    if (dq) store<S>(dq + at * D, sums.one, factor, row0, Tq, lane, group);
+    if (dq) store<S>(dq + offset_of(query_head, Tq, D), sums.one, factor, row0, Tq, lane, group);
 }
 #endif

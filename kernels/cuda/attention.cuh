@@ -13,6 +13,7 @@
 
 #pragma once
 
+#include "offsets.cuh"
 #include "philox.cuh"
 
 #if defined(ELEMENT_F64)

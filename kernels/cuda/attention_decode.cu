@@ -68,6 +68,7 @@ typedef double Sum;
 #else
 #error "attention_decode.cu: define one of ELEMENT_F32, ELEMENT_F16, ELEMENT_BF16, ELEMENT_F64"
 #endif
+#include "offsets.cuh"
 #include "ptx.cuh"
 
 constexpr int D = HEAD_SIZE;
@@ -255,12 +256,13 @@ attention_decode_split(const Element* __restrict__ q, const Element* __restrict_
         const int h = i / (LANES * WIDTH), place = i / WIDTH % LANES, e = i % WIDTH;
         const int d = (place + e / VECTOR * LANES) * VECTOR + e % VECTOR;
         Sum x = 0;
-        if (h < heads && d < D) x = to_sum(q[((long long)b * H + first_head + h) * D + d]) * scale_log2;
+        if (h < heads && d < D) x = to_sum(q[offset_of((long long)b * H + first_head + h, D) + d]) * scale_log2;
         query[h][e / PART][place][e % PART] = x;
     }
     __syncthreads();
 
-    const long long start = (((long long)b * Hkv + kv_head) * capacity + begin + row) * D + chunk * VECTOR;
+    const long long start = offset_of((long long)b * Hkv + kv_head, capacity, D) + offset_of(begin + row, D)
+                            + chunk * VECTOR;
     const Element* key = k + start;
     const Element* value = v + start;
     const unsigned char* shown = mask;
@@ -329,10 +331,10 @@ attention_decode_split(const Element* __restrict__ q, const Element* __restrict_
             sum += weight * shared_sum[w][h][d];
         }
         if (splits == 1) {
-            y[out_row * D + d] = to_element(l == 0 ? (Sum)0 : sum / l);
+            y[offset_of(out_row, D) + d] = to_element(l == 0 ? (Sum)0 : sum / l);
         } else {
-            const long long place = split * all_heads + out_row;
-            if (top != minus_infinity()) partial_sum[place * D + d] = sum;
+            const long long place = offset_of(split, all_heads) + out_row;
+            if (top != minus_infinity()) partial_sum[offset_of(place, D) + d] = sum;
             if (d == 0) {
                 partial_state[2 * place] = top;
                 partial_state[2 * place + 1] = l;
@@ -352,11 +354,11 @@ attention_decode_merge(const Sum* __restrict__ partial_state, const Sum* __restr
     if (out_row >= all_heads) return;
 
     Sum top = minus_infinity();
-    for (int s = 0; s < splits; s++) top = larger(top, partial_state[2 * ((long long)s * all_heads + out_row)]);
+    for (int s = 0; s < splits; s++) top = larger(top, partial_state[2 * (offset_of(s, all_heads) + out_row)]);
     Sum l = 0, sum[4] = {0, 0, 0, 0};
     #pragma unroll 2
     for (int s = 0; s < splits; s++) {
-        const long long place = (long long)s * all_heads + out_row;
+        const long long place = offset_of(s, all_heads) + out_row;
         const Sum m = partial_state[2 * place];
         if (m == minus_infinity()) continue;  // its sum was never written
         const Sum weight = power_of_2(m - top);
@@ -364,12 +366,12 @@ attention_decode_merge(const Sum* __restrict__ partial_state, const Sum* __restr
         uint4 chunks[sizeof(Sum) / 4];  // four numbers
         #pragma unroll
         for (int c = 0; c < (int)sizeof(Sum) / 4; c++)
-            chunks[c] = *reinterpret_cast<const uint4*>(partial_sum + place * D + d + c * (16 / sizeof(Sum)));
+            chunks[c] = *reinterpret_cast<const uint4*>(partial_sum + offset_of(place, D) + d + c * (16 / sizeof(Sum)));
         const Sum* part = reinterpret_cast<const Sum*>(chunks);
         #pragma unroll
         for (int i = 0; i < 4; i++) sum[i] += weight * part[i];
     }
     #pragma unroll
-    for (int i = 0; i < 4; i++) y[(long long)out_row * D + d + i] = to_element(l == 0 ? (Sum)0 : sum[i] / l);
+    for (int i = 0; i < 4; i++) y[offset_of(out_row, D) + d + i] = to_element(l == 0 ? (Sum)0 : sum[i] / l);
 }
 #endif

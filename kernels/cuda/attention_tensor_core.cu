@@ -133,11 +133,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward(
     const int lane = threadIdx.x & 31, warp_row = (threadIdx.x >> 5) * ROW_TILES * 16;
     const int row0 = (CAUSAL ? gridDim.x - 1 - blockIdx.x : blockIdx.x) * QUERIES;
     const int head = blockIdx.y, b = head / H, h = head - b * H, kv_head = b * HKV + h / (H / HKV);
-    q += (long long)head * TQ * D;
-    k += (long long)kv_head * TK * D;
-    v += (long long)kv_head * TK * D;
-    y += (long long)head * TQ * D;
-    lse += (long long)head * TQ;
+    q += offset_of(head, TQ, D);
+    k += offset_of(kv_head, TK, D);
+    v += offset_of(kv_head, TK, D);
+    y += offset_of(head, TQ, D);
+    lse += offset_of(head, TQ);
 
     // Causal: row i sees keys 0 .. i + ahead. Nobody reads a key from `keys` on.
     const int keys = key_lengths ? max(0, min(TK, key_lengths[b])) : TK, ahead = TK - TQ;

@@ -78,10 +78,10 @@ extern "C" __global__ void __launch_bounds__(128) attention_backward_stats(
     const element* out, const element* dout, const float* lse, float* stats, int TQ, int padded) {
     constexpr int LANES = Head<HEAD>::LANES;
     const int id = blockIdx.x * 128 + threadIdx.x, query = id / LANES, chunk = id % LANES;
-    const size_t head = blockIdx.y;
+    const int head = blockIdx.y;
     float sum = 0.f;
     if (query < TQ && chunk < Head<HEAD>::CHUNKS) {
-        const size_t at = (head * TQ + query) * HEAD + chunk * 8;
+        const long long at = offset_of(head, TQ, HEAD) + query * HEAD + chunk * 8;
         const uint4 a = *reinterpret_cast<const uint4*>(out + at);
         const uint4 b = *reinterpret_cast<const uint4*>(dout + at);
         const unsigned o[4] = {a.x, a.y, a.z, a.w}, d[4] = {b.x, b.y, b.z, b.w};
@@ -95,9 +95,9 @@ extern "C" __global__ void __launch_bounds__(128) attention_backward_stats(
     #pragma unroll
     for (int i = LANES / 2; i > 0; i /= 2) sum += __shfl_xor_sync(~0u, sum, i);   // the same order on every run
     if (chunk == 0 && query < padded) {
-        const float l = query < TQ ? lse[head * TQ + query] : INFINITE;
+        const float l = query < TQ ? lse[offset_of(head, TQ) + query] : INFINITE;
         const float minus_d = l < INFINITE ? -sum : 0.f;
-        stats += head * padded * 4;
+        stats += offset_of(head, padded, 4);
         stats[minus_d_at(query)] = stats[minus_d_at(query) + 2] = minus_d;
         stats[lse_at(query)] = l;
         stats[query / 2 * 8 + 6 + (query & 1)] = 0.f;
@@ -123,15 +123,15 @@ __device__ __forceinline__ void backward(const element* R1, const element* R2, c
     auto first_row = [&] {                                      // causal: the blocks with the most work first
         return (CAUSAL && !DKDV ? (int)gridDim.x - 1 - block_index() : block_index()) * BR;
     };
-    const size_t row_head = blockIdx.y;
+    const int row_head = blockIdx.y;
     const int group = GROUPED ? o.group : 1;
-    const size_t column_head = DKDV ? row_head * group : row_head / group;    // dkdv: the first of its group
-    R1 += row_head * rows * D;
-    R2 += row_head * rows * D;
-    out1 += row_head * rows * D;
-    C1 += column_head * cols * D;
-    C2 += column_head * cols * D;
-    stats += (DKDV ? column_head : row_head) * padded * 4;
+    const int column_head = DKDV ? row_head * group : row_head / group;    // dkdv: the first of its group
+    R1 += offset_of(row_head, rows, D);
+    R2 += offset_of(row_head, rows, D);
+    out1 += offset_of(row_head, rows, D);
+    C1 += offset_of(column_head, cols, D);
+    C2 += offset_of(column_head, cols, D);
+    stats += offset_of(DKDV ? column_head : row_head, padded, 4);
     int keys = DKDV ? rows : cols;                              // those that may be seen
     if (HAS_LENGTHS) keys = max(0, min(keys, o.key_lengths[(DKDV ? column_head : row_head) / o.heads]));
 
@@ -229,7 +229,8 @@ __device__ __forceinline__ void backward(const element* R1, const element* R2, c
                 if (HAS_MASK) own_mask = o.mask + o.mask_at(b, h, query, key);
                 if (HAS_BIAS) own_bias = o.bias + o.bias_at(b, h, query, key);
             }
-            if (BIAS_GRADIENT && !DKDV) own_dscores = o.dscores + (row_head * rows + own.row) * cols + own.col;
+            if (BIAS_GRADIENT && !DKDV)
+                own_dscores = o.dscores + offset_of(row_head, rows, cols) + offset_of(own.row, cols) + own.col;
             unsigned p[MT][4], ds[MT][4];                   // A fragments of P and dS, packed from accumulators
             #pragma unroll
             for (int n = 0; n < 2; n++) {                   // their scores 8 at a time: 8*MT registers, not 16*MT
@@ -359,7 +360,7 @@ __device__ __forceinline__ void backward(const element* R1, const element* R2, c
 
     const int lane = thread_index() & 31, row = first_row() + (thread_index() >> 5) * 16 * MT;
     store_rows<D, MT>(out1, sum1, scale, row, rows, lane);
-    if constexpr (DKDV) store_rows<D, MT>(out2 + row_head * rows * D, sum2, 1.f, row, rows, lane);
+    if constexpr (DKDV) store_rows<D, MT>(out2 + offset_of(row_head, rows, D), sum2, 1.f, row, rows, lane);
 }
 
 // ---- the entry points -----------------------------------------------------------------------------------------------

@@ -86,8 +86,8 @@ cross_entropy(const Element* logits, const long long* targets, const Real* weigh
     if (row >= rows) return;  // whole warps leave, and only where a warp is a row: no one waits for them
     const int first = lane_of_thread() * WIDTH;
     const Target target = target_of(targets[row], ignore_index, V, weights);
-    logits += row * V;
-    dlogits += dlogits ? row * V : 0;
+    logits += offset_of(row, V);
+    dlogits += dlogits ? offset_of(row, V) : 0;
 
     if (target.ignored) {  // the same in every lane of the row
         Access zeros;
@@ -247,9 +247,9 @@ scale_gradient(const Element* dlogits, const Element* dloss, Element* scaled, lo
                Real factor) {
     const long long row = row_of_thread();
     if (row >= rows) return;
-    const Real by = dloss ? factor * to_real(dloss[row * stride]) : factor;
-    dlogits += row * V;
-    scaled += row * V;
+    const Real by = dloss ? factor * to_real(dloss[offset_of(row, stride)]) : factor;
+    dlogits += offset_of(row, V);
+    scaled += offset_of(row, V);
     #pragma unroll GROUP
     for (int column = lane_of_thread() * WIDTH; column < V; column += STRIDE) {
         Access d = reals_of(load(dlogits + column));

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "offsets.cuh"
 #include "ptx.cuh"
 #include "philox.cuh"
 

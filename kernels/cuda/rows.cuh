@@ -17,6 +17,7 @@
 
 #pragma once
 
+#include "offsets.cuh"
 #include "ptx.cuh"
 
 #if defined(ELEMENT_F16)

@@ -82,8 +82,8 @@ softmax_forward(const Element* x, Element* y, const int* key_lengths, long long 
     if (row >= rows) return;  // whole warps leave, and only where a warp is a row: no one waits for them
     const int limit = visible_columns(row, N, key_lengths, rows_per_sequence, queries, causal);
     const int first = lane_of_thread() * WIDTH;
-    x += row * N;
-    y += row * N;
+    x += offset_of(row, N);
+    y += offset_of(row, N);
 
     Access held[HELD];
     #pragma unroll
@@ -131,9 +131,9 @@ softmax_backward(const Element* dy, const Element* y, Element* dx, const int* ke
     if (row >= rows) return;
     const int limit = visible_columns(row, N, key_lengths, rows_per_sequence, queries, causal);
     const int first = lane_of_thread() * WIDTH;
-    dy += row * N;
-    y += row * N;
-    dx += row * N;
+    dy += offset_of(row, N);
+    y += offset_of(row, N);
+    dx += offset_of(row, N);
 
     Packed held_y[HELD], held_dy[HELD];  // as they lie in memory: half the registers for 16-bit numbers
     #pragma unroll
@@ -175,8 +175,8 @@ softmax_forward(const Element* x, Element* y, const int* key_lengths, long long 
     const int limit = visible_columns(row, N, key_lengths, rows_per_sequence, queries, causal);
     const int first = lane_of_thread() * WIDTH;
     const Real factor = scale * POWER_UNIT;
-    x += row * N;
-    y += row * N;
+    x += offset_of(row, N);
+    y += offset_of(row, N);
 
     Real m = MINUS_INFINITY, l = 0;
     for (int start = first; start < limit; start += GROUP * STRIDE) {
@@ -228,9 +228,9 @@ softmax_backward(const Element* dy, const Element* y, Element* dx, const int* ke
     if (row >= rows) return;
     const int limit = visible_columns(row, N, key_lengths, rows_per_sequence, queries, causal);
     const int first = lane_of_thread() * WIDTH;
-    dy += row * N;
-    y += row * N;
-    dx += row * N;
+    dy += offset_of(row, N);
+    y += offset_of(row, N);
+    dx += offset_of(row, N);
 
     Real dot = 0;
     #pragma unroll GROUP

@@ -4,6 +4,7 @@ fibers.h     the machine: a fiber's state, its barriers and exchanges, shared me
 scheduler.h  runs the fibers of a grid, block after block; checks.h names what they must not do
 cuda_cpu.h   the language: built-in variables, vector types, intrinsics; cuda_fp16.h and cuda_bf16.h beside it
 builder.py   compiles a source, keeps it in a cache, and calls its kernels on NumPy arrays
+guards.py    copies the arrays of a launch between zones that nobody may touch
 sanitize.py  runs Python code under AddressSanitizer or ThreadSanitizer
 """
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import math
 import mmap
 import os
 import platform
@@ -29,21 +30,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm.kernels.host.guards import GuardedArrays, KernelError
+
 HEADERS = Path(__file__).parent
 SANITIZERS = (None, "thread", "address,undefined")
 ORDERS = ("forward", "reverse", "random")
-GUARD_BYTES = 1024  # before and behind every array
-GUARD_PATTERN = 0xA5
-ALIGNMENT = 16  # of a NumPy array's first byte, and kept by the guarded copy: misalignment must show
 MAX_THREADS, STACK_BYTES = 1024, 256 * 1024  # of a block, and of one fiber: as in fibers.h
 STACK_CHECK = f"-Werror=frame-larger-than={STACK_BYTES // 2}"
-CHECKS = "alignment,null,bounds,shift-exponent,integer-divide-by-zero"  # cheap; checks.h says what they find
+CHECKS = "alignment,null,bounds,shift-exponent,integer-divide-by-zero,signed-integer-overflow"  # named by checks.h
 MAX_SHARED = 232448  # 227 KiB: the most that a block may use on sm_90 and sm_100
 SCALARS = {"int32": "i4", "int64": "i8", "uint32": "u4", "uint64": "u8", "float32": "f4", "float64": "f8"}
-
-
-class KernelError(RuntimeError):
-    """A kernel did on the CPU what is undefined on a GPU: the message says what, and where in the source."""
 
 
 class CompileError(RuntimeError):
@@ -58,6 +54,7 @@ class HostOptions(NamedTuple):
     sanitizer: str | None = None  # its runtime must be preloaded: see sanitize.py
     poison: bool = True  # shared memory holds NaN before each block
     guard: bool = True  # arrays are copied between zones that nobody may touch
+    last_part: int = 1  # n: of each grid only the last n-th is run, for arrays too large to be worked through
 
 
 DEFAULT = HostOptions()
@@ -72,13 +69,16 @@ def host_options(
     sanitizer: str | None = None,
     poison: bool = True,
     guard: bool = True,
+    last_part: int = 1,
 ) -> Iterator[None]:
     """Within this block, kernels that are given NumPy arrays run in this way."""
     if order not in ORDERS:
         raise ValueError(f"order {order!r} is unknown; choose {', '.join(ORDERS)}")
     if sanitizer not in SANITIZERS:
         raise ValueError(f"sanitizer {sanitizer!r} is unknown; choose None, 'thread' or 'address,undefined'")
-    token = _options.set(HostOptions(order, seed, sanitizer, poison, guard))
+    if last_part < 1:
+        raise ValueError(f"last_part = {last_part}, expected 1 for the whole grid, or n for its last n-th")
+    token = _options.set(HostOptions(order, seed, sanitizer, poison, guard, last_part))
     try:
         yield
     finally:
@@ -135,13 +135,22 @@ def _headers() -> bytes:
     return b"".join(path.read_bytes() for path in sorted(HEADERS.glob("*.h")))
 
 
+@functools.cache
+def poison_flags() -> tuple[str, ...]:
+    """Registers that nobody has written hold a huge negative number, where the compiler can see to it."""
+    flag = "-ftrivial-auto-var-init=pattern"
+    command = [find_compiler(), flag, "-fsyntax-only", "-x", "c++", os.devnull]
+    return (flag,) if subprocess.run(command, capture_output=True).returncode == 0 else ()
+
+
 def flags(sanitizer: str | None = None) -> tuple[str, ...]:
     """How a kernel is compiled. CUDA code reads vectors of half data as it likes: no strict aliasing."""
     common = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti")
     exact = ("-ffp-contract=off", "-fno-strict-aliasing", "-fno-threadsafe-statics", "-U_FORTIFY_SOURCE", STACK_CHECK)
+    always = (*common, *exact, *machine_flags(), *poison_flags())
     if sanitizer is None:
-        return (*common, *exact, *machine_flags(), f"-fsanitize={CHECKS}")
-    return (*common, *exact, *machine_flags(), f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer", "-g1")
+        return (*always, f"-fsanitize={CHECKS}")
+    return (*always, f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer", "-g1")
 
 
 def translate(source: str, name: str) -> str:
@@ -225,6 +234,7 @@ class _Config(ctypes.Structure):  # the twin of cuda_cpu::Config
         ("order", ctypes.c_int),
         ("poison", ctypes.c_int),
         ("seed", ctypes.c_uint64),
+        ("last_blocks", ctypes.c_uint64),
         ("stacks", ctypes.c_void_p),
     )
 
@@ -267,9 +277,10 @@ class CompiledKernel:
             ORDERS.index(options.order),
             options.poison,
             options.seed,
+            -(-math.prod(grid) // options.last_part),
             ctypes.addressof(_stacks()) + STACK_BYTES,
         )
-        arrays = _Arrays(self, options.guard)
+        arrays = GuardedArrays(options.guard, self._guard)
         values = [self._value(i, a, arrays) for i, a in enumerate(args)]
         pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
         with _one_at_a_time:
@@ -280,7 +291,7 @@ class CompiledKernel:
             raise KernelError(f"{self.name}: {message.decode()}")
         arrays.check()
 
-    def _value(self, number: int, argument: Any, arrays: _Arrays) -> np.ndarray:
+    def _value(self, number: int, argument: Any, arrays: GuardedArrays) -> np.ndarray:
         """The argument's bits as the kernel reads them: a scalar, or an address."""
         expected = self.signature[number]
         where = f"{self.name}, argument {number + 1}"
@@ -306,65 +317,3 @@ def _element(dtype: np.dtype) -> str | None:
         return "b2"
     kind = "u" if dtype.kind == "b" else dtype.kind
     return f"{kind}{dtype.itemsize}" if kind in "fiu" else None
-
-
-class _Arrays:
-    """The arrays of one launch, copied between guard zones and back."""
-
-    def __init__(self, kernel: CompiledKernel, guarded: bool):
-        self.kernel, self.guarded = kernel, guarded
-        self.copies: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, int, str]] = {}
-
-    def address(self, array: np.ndarray, where: str) -> int:
-        start, size = array.ctypes.data, array.nbytes
-        for (other, length), (first, _, _, named) in self.copies.items():
-            if (other, length) == (start, size):
-                break
-            if other < start + size and start < other + length and first.size and size:
-                raise ValueError(f"{where} overlaps the array of {named}")
-        else:
-            self.copies[start, size] = (array, *self._copy(array), where)
-        _, buffer, offset, _ = self.copies[start, size]
-        return buffer.ctypes.data + offset if self.guarded else start
-
-    def _copy(self, array: np.ndarray) -> tuple[np.ndarray, int]:
-        if not self.guarded:
-            return np.empty(0, np.uint8), 0
-        buffer = np.full(array.nbytes + 2 * GUARD_BYTES + 2 * ALIGNMENT, GUARD_PATTERN, np.uint8)
-        offset = GUARD_BYTES + (array.ctypes.data - buffer.ctypes.data - GUARD_BYTES) % ALIGNMENT
-        buffer[offset : offset + array.nbytes] = array.reshape(-1).view(np.uint8)
-        return buffer, offset
-
-    def _zones(self) -> Iterator[tuple[np.ndarray, int]]:
-        """Each zone, and its first byte's distance from the array's first."""
-        for array, buffer, offset, _ in self.copies.values():
-            if self.guarded:
-                yield buffer[:offset], -offset
-                yield buffer[offset + array.nbytes :], array.nbytes
-
-    def enter(self) -> None:
-        for zone, _ in self._zones():
-            self.kernel._guard(zone.ctypes.data, zone.nbytes, 1)
-
-    def leave(self) -> None:
-        for zone, _ in self._zones():
-            self.kernel._guard(zone.ctypes.data, zone.nbytes, 0)
-
-    def check(self) -> None:
-        """Copy the results back. KernelError if the kernel wrote where it has no business."""
-        if not self.guarded:
-            return
-        for array, buffer, offset, where in self.copies.values():
-            for zone, start in ((buffer[:offset], -offset), (buffer[offset + array.nbytes :], array.nbytes)):
-                touched = np.flatnonzero(zone != GUARD_PATTERN)
-                if touched.size:
-                    at = start + int(touched[0 if start >= 0 else -1])
-                    raise KernelError(
-                        f"{where}: out of bounds: the kernel writes at byte {at} of an array of {array.nbytes} bytes "
-                        f"(element {at // array.itemsize} of {array.size})"
-                    )
-            result = buffer[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
-            if array.flags.writeable:
-                array[...] = result
-            elif array.tobytes() != result.tobytes():
-                raise KernelError(f"{where}: the kernel writes to an array that is read-only")

@@ -98,4 +98,13 @@ CUDA_CPU_HANDLER __ubsan_handle_divrem_overflow(const CudaCpuAccess* access, siz
     CUDA_CPU_FAIL("%s:%u: thread %d divides by zero", access->place.file, access->place.line,
                   cuda_cpu::running->number);
 }
+#define CUDA_CPU_OVERFLOW(operation)                                                                             \
+    CUDA_CPU_HANDLER __ubsan_handle_##operation##_overflow(const CudaCpuAccess* access, size_t, size_t) {        \
+        CUDA_CPU_FAIL("%s:%u: overflow: thread %d leaves the range of a %s", access->place.file,                 \
+                      access->place.line, cuda_cpu::running->number, access->type->name);                        \
+    }
+CUDA_CPU_OVERFLOW(add)
+CUDA_CPU_OVERFLOW(sub)
+CUDA_CPU_OVERFLOW(mul)
+CUDA_CPU_OVERFLOW(negate)
 #endif

@@ -16,6 +16,7 @@ struct Config {  // what the launcher gives; builder.py holds its twin
     uint64_t shared_bytes;
     int order, poison;
     uint64_t seed;
+    uint64_t last_blocks;  // so many are run, the grid's last ones
     char* stacks;  // of MAX_THREADS fibers, shared by all kernels of the process: they run one at a time
 };
 
@@ -178,7 +179,8 @@ CUDA_CPU_UNSEEN void launch_blocks(const Config& config) {
     block_size = {config.block[0], config.block[1], config.block[2]};
     grid_size = {config.grid[0], config.grid[1], config.grid[2]};
     const int threads = (int)(block_size.x * block_size.y * block_size.z);
-    const uint64_t blocks = (uint64_t)grid_size.x * grid_size.y * grid_size.z;
+    const uint64_t all_blocks = (uint64_t)grid_size.x * grid_size.y * grid_size.z;
+    const uint64_t blocks = config.last_blocks;
     thread_order = (Order)config.order;
     random_state = config.seed * 0x9E3779B97F4A7C15ull + 0x632BE59BD9B4E019ull;
     random_state += !random_state;
@@ -203,7 +205,7 @@ CUDA_CPU_UNSEEN void launch_blocks(const Config& config) {
         } while (a != 1);
     }
     for (uint64_t n = 0; n < blocks && !error_code; n++, at = (at + step) % blocks) {
-        const Index block = split(thread_order == REVERSE ? blocks - 1 - at : at, grid_size);
+        const Index block = split(all_blocks - blocks + (thread_order == REVERSE ? blocks - 1 - at : at), grid_size);
         poison_shared(config);
 #ifdef CUDA_CPU_ASAN
         __asan_poison_memory_region(dynamic_shared + config.shared_bytes, SHARED_PAD);

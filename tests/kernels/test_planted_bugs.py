@@ -102,7 +102,7 @@ BUGS = [
     ),
     Bug(
         "misaligned vector", "error", "decode", "attention_decode.cu",
-        ("* D + chunk * VECTOR;\n    const Element* key", "* D + chunk * VECTOR + 1;\n    const Element* key"),
+        ("+ chunk * VECTOR;\n    const Element* key", "+ chunk * VECTOR + 1;\n    const Element* key"),
         r"attention_decode.cu:\d+: misaligned",
     ),
     Bug(
