@@ -65,7 +65,7 @@ class DeviceTimer:
         self.spin_seconds, self.queueing = LEAST_SPIN, 0.0  # of the next spin; what queueing the last call took
         forbid_persisting(cupy)
         self._spin_cycles(CYCLES)  # compiles
-        self.rate = CYCLES / self._between(lambda: self._spin_cycles(CYCLES))  # cycles a second
+        self.rate = self._clock_rate()
 
     def seconds(self, run: Callable[[], Any]) -> float:
         """Seconds between the first and the last kernel of run(). Raises NotTimed where they can't be told."""
@@ -87,6 +87,7 @@ class DeviceTimer:
             if self.spin_seconds >= MOST_SPIN:
                 break
             self.spin_seconds = min(2 * max(self.spin_seconds, self.queueing), MOST_SPIN)
+            self.rate = self._clock_rate()  # an idle device's clock is slow, and rises under work
         self.spin_seconds = LEAST_SPIN
         raise NotTimed(
             "the call waits for the device, or launches more than its queue holds: its time on the device cannot be "
@@ -101,13 +102,14 @@ class DeviceTimer:
         self.device.synchronize()
         return _now() - began
 
-    def _between(self, run: Callable[[], None]) -> float:
+    def _clock_rate(self) -> float:
+        """Cycles a second of a multiprocessor, now."""
         start, end = self.event(), self.event()
         start.record()
-        run()
+        self._spin_cycles(CYCLES)
         end.record()
         end.synchronize()
-        return self.elapsed(start, end) / 1e3
+        return 1e3 * CYCLES / self.elapsed(start, end)
 
     def _spin_cycles(self, cycles: int) -> None:
         kernel("timing.cu", "spin", {}, like=self.like)((1,), (1,), (np.int64(cycles),))
@@ -117,8 +119,8 @@ class DeviceTimer:
         if held:
             forbid_persisting(self.cupy)
             raise NotTimed(
-                f"the call set {held} bytes of the L2 cache aside for lines that persist: what it reads again and again "
-                "would stay there through every flush; leave the limit at 0"
+                f"the call set {held} bytes of the L2 cache aside for lines that persist: what it reads would stay "
+                "there through every flush; leave the limit at 0"
             )
 
 

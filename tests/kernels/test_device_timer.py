@@ -109,7 +109,7 @@ def test_a_spin_that_was_too_short_is_seen_and_the_call_repeated(monkeypatch):
     timer = DeviceTimer(device)
     device.log.clear()
     timer.seconds(device.call([3e-6], python=5e-3))
-    assert device.log == ["flush", "spin", "run"] * 2
+    assert device.log == ["flush", "spin", "run", "spin", "flush", "spin", "run"]  # the second spin is timed
 
 
 def test_every_run_starts_with_a_cold_cache(monkeypatch):
@@ -139,7 +139,10 @@ def test_the_spin_ends(monkeypatch):
     """No call makes it longer than MOST_SPIN."""
     device = Device(monkeypatch)
     timer, lengths = DeviceTimer(device), []
-    monkeypatch.setattr(device, "spin", lambda grid, block, args: lengths.append(int(args[0]) / RATE))
+    spin = device.spin
+    monkeypatch.setattr(
+        device, "spin", lambda grid, block, args: (lengths.append(args[0] / RATE), spin(grid, block, args))
+    )
     with pytest.raises(NotTimed):
         timer.seconds(device.call([1e-6], python=2 * MOST_SPIN))
     assert max(lengths) <= MOST_SPIN
@@ -187,7 +190,7 @@ def test_the_way_on_a_gpu(capability, monkeypatch):
     with device_kernels(capability):
         timer, x = DeviceTimer(xp), xp.ones(1 << 16, dtype="float32")
         assert 0 < timer.seconds(lambda: x + x) < 1.0
-        assert 0.5e9 < timer.rate < 1.2e9  # clock64() counts nanoseconds there
+        assert 0 < timer.rate < 1.1e9  # clock64() counts nanoseconds there
         with pytest.raises(NotTimed, match="waits for the device"):
             timer.seconds(lambda: float((x + x).sum()))
 
