@@ -257,6 +257,18 @@ class _Limits(dict):
         return self.get(number, 0)
 
 
+class _Pool:
+    """cupy.cuda.MemoryPool: it hands out nothing here, so that it holds nothing."""
+
+    def free_all_blocks(self) -> None:
+        pass
+
+    def used_bytes(self) -> int:
+        return 0
+
+    total_bytes = used_bytes
+
+
 def _forget() -> None:
     """Kernels that the door keeps were made by another library, or for another device."""
     launch._device_kernel.cache_clear()
@@ -284,7 +296,12 @@ def device_kernels(compute_capability: int = 80) -> Iterator[None]:
     if compute_capability not in OPT_IN_SHARED:
         raise ValueError(f"compute capability {compute_capability} is unknown; known are {sorted(OPT_IN_SHARED)}")
     _forget()
-    there = {"RawModule": StrictModule, "RawKernel": StrictKernel, "cuda": _cuda(compute_capability)}
+    there = {
+        "RawModule": StrictModule,
+        "RawKernel": StrictKernel,
+        "cuda": _cuda(compute_capability),
+        "get_default_memory_pool": _Pool,
+    }
     before = {name: strict.__dict__.pop(name) for name in there if name in strict.__dict__}
     strict.__dict__.update(there)
     try:
