@@ -2,8 +2,8 @@
 
 Thread counts are read when NumPy loads, so each count needs a process of its own. So does each workload: how fast a
 library gets large arrays depends on what the process allocated before (PyTorch's cross-entropy takes 50 ms, or 27 after
-other workloads). Each variant's memory is taken in another (memory.py). JOB is a `Job` as JSON; a `Run` as JSON is the
-answer on standard output.
+other workloads). On a GPU there is one for all (`_processes`). Each variant's memory on the CPU is taken in another
+(memory.py). JOB is a `Job` as JSON; a `Run` as JSON is the answer on standard output.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import memory, report, timing
-from benchmarks.variants import Setting, whole
+from benchmarks import honesty, memory, report, timing
+from benchmarks.gpu_work import Work
+from benchmarks.honesty import Refused, Watch
+from benchmarks.inputs import Inputs
+from benchmarks.variants import LeftOut, Setting, Workload, whole
 from benchmarks.workloads import WORKLOADS
 
 # All that a library may read its number of threads from.
@@ -38,7 +41,7 @@ PEERS = {  # the libraries that may stand beside ours, and where each can run
 class Job(NamedTuple):
     """What one process has to measure."""
 
-    work: list[tuple[str, list[int]]]  # a workload's name and its sizes; none: its own
+    work: list[tuple]  # a workload's name, its sizes (none: its own), and a precision if it is not the job's
     device: str
     dtype: str
     peers: list[str]
@@ -58,8 +61,7 @@ def start(job: Job, threads: int) -> tuple[report.Run, bool]:
     if threads == 1:  # XLA reads no number of threads, only this
         environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
     runs, well = [], True
-    for name in dict.fromkeys(name for name, _ in job.work):
-        own = job._replace(work=[item for item in job.work if item[0] == name])
+    for name, own in _processes(job).items():
         answer, code = _in_a_process(own, environment)
         if answer is not None:
             rows = [report.Row(**row) for row in answer["rows"]]
@@ -73,6 +75,17 @@ def start(job: Job, threads: int) -> tuple[report.Run, bool]:
     return merged(runs, job.peers), well
 
 
+def _processes(job: Job) -> dict[str, Job]:
+    """The jobs of the processes, by what they measure: a workload each, or all of a GPU.
+
+    There each start takes seconds, to load the libraries and make a context; memory comes from pools that are emptied.
+    """
+    if job.device == "cuda":
+        return {"what was to run on cuda": job}
+    names = dict.fromkeys(item[0] for item in job.work)
+    return {name: job._replace(work=[item for item in job.work if item[0] == name]) for name in names}
+
+
 def merged(runs: Sequence[report.Run], peers: Sequence[str]) -> report.Run:
     """What processes measured on one machine as one run: the best of their ceilings counts for all.
 
@@ -81,14 +94,10 @@ def merged(runs: Sequence[report.Run], peers: Sequence[str]) -> report.Run:
     environments = [run.environment for run in runs if run.environment]
     if not environments:
         raise ValueError("; ".join(note for run in runs for note in run.notes) or "nothing was measured")
-    best = timing.Ceilings(0.0, 0.0, environments[0]["product_dtype"])
+    best: dict[str, timing.Ceilings] = {}
     for found in environments:
-        copy, product = found["copy_gigabytes_per_second"], found["product_gigaflops_per_second"]
-        best = best.or_better(timing.Ceilings(copy, product, best.product_dtype))
-    ceilings = {
-        "copy_gigabytes_per_second": best.copy_gigabytes,
-        "product_gigaflops_per_second": best.product_gigaflops,
-    }
+        for dtype, own in report.ceilings_in(found).items():
+            best[dtype] = own.or_better(best.get(dtype, own))
     rows = report.with_shares((row for run in runs for row in run.rows), best)
     notes = list(dict.fromkeys(note for run in runs for note in run.notes))
     for peer in peers:
@@ -96,7 +105,7 @@ def merged(runs: Sequence[report.Run], peers: Sequence[str]) -> report.Run:
         without = [name for name in dict.fromkeys(row.workload for row in rows) if name not in held]
         if without and peer in environments[0]:
             notes.append(f"peer {peer} has no version of {', '.join(without)}")
-    return report.Run(environments[0] | ceilings, rows, notes)
+    return report.Run(environments[0] | report.ceilings_out(best), rows, notes)
 
 
 def _in_a_process(job: Job, environment: dict[str, str] | None = None) -> tuple[Any, int]:
@@ -110,7 +119,7 @@ def _in_a_process(job: Job, environment: dict[str, str] | None = None) -> tuple[
 def sizes_of(name: str) -> dict[str, int]:
     """The sizes that a workload takes, in order, with its own."""
     parameters = list(inspect.signature(WORKLOADS[name]).parameters.values())[1:]
-    return {p.name: p.default for p in parameters if isinstance(p.default, int)}
+    return {p.name: p.default for p in parameters if type(p.default) is int}
 
 
 def scaled_sizes(name: str, given: Sequence[int] = ()) -> list[list[int]]:
@@ -174,30 +183,43 @@ def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
         import torch
 
         torch.set_num_threads(threads)
+        if xp is not np:
+            same_stream(xp, torch)
     clock = timing.HostClock() if xp is np else timing.DeviceClock(xp)
+    work = [Work(*item) if len(item) > 2 else Work(*item, job.dtype) for item in job.work]
     _tell("measuring what this machine reaches at best")
-    best = timing.ceilings(xp, clock, job.dtype)
+    dtypes = dict.fromkeys(item.dtype for item in work)
+    best = {dtype: timing.ceilings(xp, clock, dtype) for dtype in dtypes}
     rows, failed = [], []
-    for name, sizes in job.work:
+    for name, sizes, dtype in work:
         try:
             _tell(f"{name}: making inputs, comparing results")
-            workload = WORKLOADS[name](Setting(xp, job.dtype, peers), *sizes)
-            verify(workload)
-            rows += _measure_one(workload, job, name, sizes, xp, clock, threads, peers)
+            setting = Setting(xp, dtype, peers, inputs=Inputs())
+            measured, more = _measure_one(job, setting, name, sizes, clock, threads, best[dtype])
+            rows += measured
+            notes += more
+        except LeftOut as reason:
+            notes.append(str(reason))
         except Exception as problem:  # a peer's errors are of its own kinds; the other workloads go on
             failed.append(name)
             notes.append(f"FAILED: {name} was not timed: {type(problem).__name__}: {problem}")
-    best = best.or_better(timing.ceilings(xp, clock, job.dtype))
+        if xp is not np:
+            memory.free_pools(xp)
+    best = {dtype: own.or_better(timing.ceilings(xp, clock, dtype)) for dtype, own in best.items()}
     _tell("")
-    return report.Run(report.environment(xp, threads, best, peers), report.with_shares(rows, best), notes), failed
+    environment = report.environment(xp, threads, best, peers)
+    return report.Run(environment, report.with_shares(rows, best), list(dict.fromkeys(notes))), failed
 
 
 def _measure_one(
-    workload: Any, job: Job, name: str, sizes: list[int], xp: Any, clock: Any, threads: int,
-    peers: tuple[str, ...],
-) -> list[report.Row]:  # fmt: skip
-    """All rows of one workload. The first variant of a phase, to which the others are compared, is a peer if any."""
-    order = [v for peer in peers for v in workload.variants if v.startswith(peer)]
+    job: Job, setting: Setting, name: str, sizes: list[int], clock: Any, threads: int, best: timing.Ceilings
+) -> tuple[list[report.Row], list[str]]:
+    """All rows of one workload, and notes. The first variant of a phase, to which the others are compared, is a peer
+    if any."""
+    workload, xp = WORKLOADS[name](setting, *sizes), setting.xp
+    watch, notes = Watch(workload, setting), list(workload.notes)
+    watch.verify()
+    order = [v for peer in setting.peers for v in workload.variants if v.startswith(peer)]
     variants = {v: workload.variants[v] for v in dict.fromkeys([*order, *workload.variants])}
     peaks: dict[str, int | None] = {}
     for variant in variants if job.memory else ():
@@ -207,15 +229,49 @@ def _measure_one(
             peaks[variant] = _in_a_process(single)[0]
         else:
             peaks[variant] = memory.pool_growth(xp, whole(variants[variant]))
+    if workload.on_host and xp is not np:
+        clock = timing.WholeClock(clock.timer)
+        notes.append(f"{name} is timed on the host, from an idle device to an idle one: Python's time is in it")
     rows = []
     has_backward = any(variant.backward is not None for variant in variants.values())
     for phase in ("forward", "backward", "both") if has_backward else ("call",):
         _tell(f"{name}: {phase}")
         prepared = {n: p for n, v in variants.items() if (p := _prepare(v, phase)) is not None}
-        settle = timing.SETTLE if job.device == "cpu" else 0.0
-        measured = timing.interleave(prepared, clock, job.seconds, settle=settle)
-        rows += report.rows_of(workload, phase, measured, peaks, threads, job.dtype)
-    return rows
+        for variant, reason in timing.not_timed(prepared, clock).items():
+            del prepared[variant]
+            notes.append(f"{name} {workload.size}, {phase}: no time for {variant}: {reason}")
+        if prepared:
+            measured = _believed(workload, phase, prepared, watch, clock, job.seconds)
+            limits = honesty.limits_of(xp, best, setting.dtype)
+            if problem := honesty.impossible(workload, phase, {n: m.spread.p50 for n, m in measured.items()}, limits):
+                raise Refused(problem)
+            rows += report.rows_of(workload, phase, measured, peaks, threads, setting.dtype)
+    return rows, notes
+
+
+def _believed(
+    workload: Workload, phase: str, prepared: dict[str, Any], watch: Watch, clock: Any, seconds: float
+) -> dict[str, timing.Measured]:
+    """The times of one phase, with results that are right throughout, and clocks that agree. Else Refused is raised."""
+    settle = timing.SETTLE if isinstance(clock, timing.HostClock) else 0.0
+    measured = timing.interleave(
+        prepared, clock, seconds, settle=settle, next_inputs=watch.next_inputs,
+        check=lambda: watch.check(prepared, phase, clock),
+    )  # fmt: skip
+    for name, own in measured.items():
+        if doubt := clock.doubt(prepared[name], own.spread.p50):
+            raise Refused(f"{workload.name}, {phase}: the time of {name} is not believed: {doubt}")
+    return measured
+
+
+def same_stream(cupy: Any, torch: Any) -> None:
+    """ValueError where PyTorch, and Triton with it, works on another stream than CuPy, whose events tell the time."""
+    ours, theirs = cupy.cuda.get_current_stream().ptr, torch.cuda.current_stream().cuda_stream
+    if ours != theirs:
+        raise ValueError(
+            f"CuPy works on stream {ours} and PyTorch on {theirs}: events on one see nothing of the other; unset "
+            "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
+        )
 
 
 def _peer_of(variant: str) -> list[str]:
@@ -228,7 +284,7 @@ def memory_of_one(job: Job) -> int | None:
         import torch
 
         torch.set_num_threads(int(os.environ[THREAD_VARIABLES[0]]))
-    name, sizes = job.work[0]
+    name, sizes = job.work[0][:2]
     setting = Setting(np, job.dtype, tuple(job.peers))
     with suppress(ValueError, TypeError, KeyError, RuntimeError):  # a workload may not come that small
         tiny = [min(4, size) for size in sizes_of(name).values()]
@@ -253,25 +309,6 @@ def _prepare(variant: Any, phase: str) -> Any:
         return lambda: backward(state)
 
     return prepared
-
-
-def verify(workload: Any) -> None:
-    """Compare outputs and gradients of all variants with the first one's. Raises ValueError where they differ."""
-    compared = {name: variant for name, variant in workload.variants.items() if variant.comparable}
-    (first, expected), *others = ((name, variant.results()) for name, variant in compared.items())
-    for name, results in others:
-        if len(results) != len(expected):
-            raise ValueError(f"{workload.name}: {name} gives {len(results)} arrays, {first} {len(expected)}")
-        for number, (got, want) in enumerate(zip(results, expected, strict=True)):
-            scale = max(float(np.abs(want).max(initial=0.0)), 1e-30)
-            error = np.inf
-            if got.shape == want.shape:
-                error = float(np.abs(np.asarray(got, np.float64) - want).max(initial=0.0)) / scale
-            if not error <= workload.tolerance:
-                raise ValueError(
-                    f"{workload.name}: result {number} of {name} {got.shape} differs from that of {first} {want.shape} "
-                    f"by {error:.1e} of its largest number, tolerated are {workload.tolerance:.0e}; nothing was timed"
-                )
 
 
 def _tell(text: str) -> None:

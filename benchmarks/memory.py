@@ -65,3 +65,13 @@ def pool_growth(cupy: Any, run: Callable[[], Any]) -> int | None:
     run()
     cupy.cuda.Device().synchronize()
     return max(0, pool.total_bytes() + (torch.cuda.max_memory_allocated() if on_device else 0) - before)
+
+
+def free_pools(cupy: Any) -> None:
+    """Give unused memory of CuPy's and PyTorch's pools back, so that one workload's leaves room for the next."""
+    gc.collect()
+    if get_pool := getattr(cupy, "get_default_memory_pool", None):
+        get_pool().free_all_blocks()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -22,7 +22,9 @@ def add_measuring(parser: argparse.ArgumentParser, threads: str = "1") -> None:
         "--threads", type=_threads, default=threads, metavar="N", help="CPU threads, by commas (default: %(default)s)"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision (default: float32)")
-    parser.add_argument("--seconds", type=positive, default=3.0, help="time for each phase of a workload (default: 3)")
+    parser.add_argument(
+        "--seconds", type=positive, default=3.0, help="time for each phase of a workload (default: 3, on a GPU 1)"
+    )
 
 
 def _threads(text: str) -> list[int]:

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,13 @@ import numpy as np
 from benchmarks.timing import Ceilings, Measured
 
 PHASES = ("forward", "backward", "both", "call")  # call: a workload without a backward, or a whole training step
+CARD = (  # what a GPU says of itself, at most: its clocks may be lower while it works
+    ("sm_clock_khz", "ClockRate"),
+    ("memory_clock_khz", "MemoryClockRate"),
+    ("memory_bus_bits", "GlobalMemoryBusWidth"),
+    ("multiprocessors", "MultiProcessorCount"),
+    ("l2_bytes", "L2CacheSize"),
+)
 FORMAT = "minilm benchmarks, version 1"  # what a file of results says of itself
 
 
@@ -97,22 +104,38 @@ def rows_of(
     return rows
 
 
-def with_shares(rows: Iterable[Row], best: Ceilings) -> list[Row]:
-    """The rows with their rates as shares of what the machine reaches at best."""
+def with_shares(rows: Iterable[Row], best: Mapping[str, Ceilings]) -> list[Row]:
+    """The rows with their rates as shares of what the machine reaches at best, in their precision."""
     return [
         row._replace(
-            share_of_copy=_share(row.gigabytes_per_second, best.copy_gigabytes),
-            share_of_product=_share(row.gigaflops_per_second, best.product_gigaflops),
+            share_of_copy=_share(row.gigabytes_per_second, best[row.dtype].copy_gigabytes),
+            share_of_product=_share(row.gigaflops_per_second, best[row.dtype].product_gigaflops),
         )
         for row in rows
     ]
+
+
+def ceilings_out(best: Mapping[str, Ceilings]) -> dict[str, Any]:
+    """The ceilings as entries of an environment: by precision, and those of the first, which most readers take."""
+    first = next(iter(best.values()))
+    return {
+        "copy_gigabytes_per_second": round(max(own.copy_gigabytes for own in best.values()), 1),
+        "product_gigaflops_per_second": round(first.product_gigaflops, 1),
+        "product_dtype": first.product_dtype,
+        "ceilings": {dtype: [*map(_rounded, own)] for dtype, own in best.items()},
+    }
+
+
+def ceilings_in(environment: Mapping[str, Any]) -> dict[str, Ceilings]:
+    """The ceilings that an environment of a measuring process holds, by precision."""
+    return {dtype: Ceilings(*own) for dtype, own in environment["ceilings"].items()}
 
 
 def _share(rate: float | None, ceiling: float) -> float | None:
     return None if rate is None else rate / ceiling
 
 
-def environment(xp: Any, threads: int, best: Ceilings, peers: Iterable[str] = ()) -> dict[str, Any]:
+def environment(xp: Any, threads: int, best: Mapping[str, Ceilings], peers: Iterable[str] = ()) -> dict[str, Any]:
     """What a reader needs to judge the numbers."""
     blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
     found = {
@@ -125,17 +148,18 @@ def environment(xp: Any, threads: int, best: Ceilings, peers: Iterable[str] = ()
         "numpy": np.__version__,
         "blas": f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip(),
         **{peer: importlib.metadata.version(peer) for peer in peers},
-        "copy_gigabytes_per_second": round(best.copy_gigabytes, 1),
-        "product_gigaflops_per_second": round(best.product_gigaflops, 1),
-        "product_dtype": best.product_dtype,
+        **ceilings_out(best),
     }
     if xp is not np:
+        attributes = xp.cuda.Device().attributes
         properties = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)
         found |= {
             "device": properties["name"].decode(),
             "cupy": xp.__version__,
             "driver": xp.cuda.runtime.driverGetVersion(),
             "runtime": xp.cuda.runtime.runtimeGetVersion(),
+            **{name: attributes[key] for name, key in CARD if key in attributes},
+            "bandwidth": "triad",
         }
     return found
 
@@ -158,8 +182,8 @@ def print_run(run: Run) -> None:
     print(describe(run.environment))
     for note in run.notes:
         print(note)
-    for key in dict.fromkeys((row.workload, row.size) for row in run.rows):
-        chosen = [row for row in run.rows if (row.workload, row.size) == key]
+    for key in dict.fromkeys((row.workload, row.size, row.dtype) for row in run.rows):
+        chosen = [row for row in run.rows if (row.workload, row.size, row.dtype) == key]
         threads = chosen[0].threads
         print(f"\n{key[0]}  {key[1]}  {chosen[0].dtype}, {threads} thread{'s' if threads > 1 else ''}")
         print(as_text([HEAD, *cells_of(chosen)]))
@@ -173,10 +197,11 @@ def describe(environment: dict[str, Any]) -> str:
     ceilings = ("copy_gigabytes_per_second", "product_gigaflops_per_second", "product_dtype")
     copy, product, dtype = (environment[name] for name in ceilings)
     about = ", ".join(f"{environment[name]}" for name in machine[:3])
-    software = ", ".join(f"{k} {v}" for k, v in environment.items() if k not in (*machine, *ceilings))
+    shown = {k: v for k, v in environment.items() if k not in (*machine, *ceilings, "ceilings", "command")}
+    software = ", ".join(f"{k} {v}" for k, v in shown.items())
     return (
         f"{about}; threads: {environment['threads']}, cores: {environment['cores']}\n{software}\n"
-        f"at best: copy {copy} GB/s, matrix product {product} GFLOP/s ({dtype})"
+        f"at best: {environment.get('bandwidth', 'copy')} {copy} GB/s, matrix product {product} GFLOP/s ({dtype})"
     )
 
 

@@ -2,8 +2,10 @@
 
 A machine's speed drifts; paired rounds drift together. So the ratio of two variants is the median of the ratios within
 rounds, not the ratio of two medians. On the CPU a variant runs untimed for a moment before each time is taken, so that
-caches, memory and threads are its own, as in a loop. Garbage collection is off while the clock runs. On a GPU events on
-the stream are read, and a large buffer is written before each run so that none finds its inputs in the L2 cache.
+caches, memory and threads are its own, as in a loop. Garbage collection is off while the clock runs. On a GPU a call's
+launches are queued behind a kernel that waits, events tell the time between the first and the last, and a large buffer
+is written before each run so that none finds its inputs in the L2 cache. The functions that tell the time are looked up
+once, here: what a variant puts in their place changes no time, and `doubt` says so.
 """
 
 from __future__ import annotations
@@ -11,12 +13,18 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm.kernels.cuda.timing import DeviceTimer, NotTimed, triad
+
 SETTLE = 0.02  # seconds, on the CPU: so long do threads of OpenBLAS and OpenMP spin after another variant's last call
-L2_FLUSH_BYTES = 256 << 20  # larger than the L2 cache of any current GPU
+WITNESSED = 5  # calls that another clock sees too
+
+_now = time.perf_counter
+_witness = time.monotonic
 
 
 class Spread(NamedTuple):
@@ -49,26 +57,82 @@ class HostClock:
     """Wall-clock seconds of a call on the CPU."""
 
     def seconds(self, run: Callable[[], Any]) -> float:
-        began = time.perf_counter()
+        began = _now()
         run()
-        return time.perf_counter() - began
+        return _now() - began
+
+    def doubt(self, prepare: Callable[[], Callable[[], Any]], seconds: float) -> str | None:
+        """Why a time of `seconds` is not believed; None where it is: another clock, which the system keeps, agrees."""
+        taken = []
+        for _ in range(WITNESSED):
+            run = prepare()
+            began = _witness()
+            run()
+            taken.append(_witness() - began)
+        if time.perf_counter is not _now:
+            time.perf_counter = _now
+            return "it put another clock in the place of time.perf_counter"
+        if min(taken) > 3 * seconds + 2e-3:
+            return f"another clock sees {1e3 * min(taken):.2f} ms of a call that is said to take {1e3 * seconds:.2f}"
+        return None
 
 
 class DeviceClock:
-    """Seconds between two CUDA events around a call, after the L2 cache was flushed."""
+    """Seconds of a call on a GPU, without Python's: `minilm.kernels.cuda.timing`."""
 
     def __init__(self, cupy: Any) -> None:
-        self.cupy = cupy
-        self.flush = cupy.empty(L2_FLUSH_BYTES // 4, dtype="float32")
+        self.timer = DeviceTimer(cupy)
 
     def seconds(self, run: Callable[[], Any]) -> float:
-        start, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
-        self.flush.fill(0)
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        return self.cupy.cuda.get_elapsed_time(start, end) / 1e3
+        return self.timer.seconds(run)
+
+    def doubt(self, prepare: Callable[[], Callable[[], Any]], seconds: float) -> str | None:
+        """Why a time of `seconds` is not believed: the device works longer on the call than the events tell.
+
+        From an idle device to an idle one a call takes what it takes to queue, or what it takes on the device, or a
+        little of both. Work on another stream, before the first event or after the last, is in that time alone.
+        """
+        self.timer.seconds(prepare())
+        told = seconds + self.timer.queueing
+        whole = min(self.timer.whole(prepare()) for _ in range(WITNESSED))
+        if whole > 1.5 * told + 2e-4:
+            return (
+                f"the device is busy for {1e3 * whole:.2f} ms, of which events and queueing tell {1e3 * told:.2f}: "
+                "part of the work is on another stream, or before or after the time"
+            )
+        return None
+
+
+class WholeClock:
+    """Seconds on the host's clock from an idle device to an idle one: what a user waits for, Python included."""
+
+    def __init__(self, timer: DeviceTimer) -> None:
+        self.timer = timer
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        return self.timer.whole(run)
+
+    def doubt(self, prepare: Callable[[], Callable[[], Any]], seconds: float) -> str | None:
+        """As on the host: waiting for the device is part of the call."""
+
+        def waited() -> Callable[[], None]:
+            run = prepare()
+            self.timer.device.synchronize()
+            return lambda: self.timer.whole(run)
+
+        return HostClock().doubt(waited, seconds)
+
+
+def not_timed(prepared: Mapping[str, Callable[[], Callable[[], Any]]], clock: Any) -> dict[str, str]:
+    """Warm the variants up; those whose time this clock can't tell, and why."""
+    reasons = {}
+    for name, prepare in prepared.items():
+        prepare()()  # compile, allocate, fault pages in
+        try:
+            clock.seconds(prepare())
+        except NotTimed as problem:
+            reasons[name] = str(problem)
+    return reasons
 
 
 def interleave(
@@ -77,36 +141,45 @@ def interleave(
     budget: float,
     seed: int = 0,
     settle: float = 0.0,
+    next_inputs: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Measured]:
     """Time variants for about `budget` seconds in all, at least 5 rounds and at most 100.
 
     `prepared[name]()` does what must not be timed (a forward before a backward) and returns the call to time. Before
-    each time is taken the variant runs untimed for `settle` seconds.
+    each time is taken the variant runs untimed for `settle` seconds. `next_inputs` is called before each round, `check`
+    before the first, after the last, and somewhere between: it raises for a variant whose results are not right.
     """
     names = list(prepared)
     for name in names:
         prepared[name]()()  # warm up: compile, allocate, fault pages in
+    check()
     once = sum(clock.seconds(prepared[name]()) for name in names)
     rounds = int(min(100, max(5, budget / max(once + settle * len(names), 1e-9))))
     rng, seconds = np.random.default_rng(seed), {name: [] for name in names}
+    between = np.random.default_rng().integers(1, rounds)  # nobody knows when
     gc.collect()
     gc.disable()
     try:
-        for _ in range(rounds):
+        for number in range(rounds):
+            if number == between:
+                check()
+            next_inputs()
             for index in rng.permutation(len(names)):
-                prepare, until = prepared[names[index]], time.perf_counter() + settle
-                while time.perf_counter() < until:
+                prepare, until = prepared[names[index]], _now() + settle
+                while _now() < until:
                     prepare()()
                 seconds[names[index]].append(clock.seconds(prepare()))
     finally:
         gc.enable()
+    check()
     return {name: Measured(own) for name, own in seconds.items()}
 
 
 class Ceilings(NamedTuple):
     """What this machine does at best: the measure of GB/s and GFLOP/s."""
 
-    copy_gigabytes: float  # bytes read and written per second by a copy larger than any cache, / 1e9
+    copy_gigabytes: float  # bytes read and written per second, / 1e9: of a copy on the CPU, of the triad on a GPU
     product_gigaflops: float  # of a square matrix product
     product_dtype: str
 
@@ -115,21 +188,55 @@ class Ceilings(NamedTuple):
         return Ceilings(*(max(pair) for pair in zip(self[:2], other[:2], strict=True)), self.product_dtype)
 
 
-def ceilings(xp: Any, clock: Any, dtype: str = "float32", numbers: int = 1 << 25, size: int = 2048) -> Ceilings:
-    """Measure both, a few times each; the best counts. `numbers` are copied (128 MB), `size` is the matrices'.
+COPIED = {"cpu": 1 << 25, "cuda": 1 << 28}  # numbers in each array: 128 MB, and 1 GB
+PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices
 
-    The product's precision is that of the arrays, but for 16 bits on the CPU, which no BLAS multiplies: float32 there.
-    Both 16-bit types run on a GPU's tensor cores at the rate of float16.
+
+def ceilings(
+    xp: Any, clock: Any, dtype: str = "float32", numbers: int | None = None, size: int | None = None
+) -> Ceilings:
+    """Measure both, a few times each; the best counts. `numbers` are copied, `size` is the matrices'.
+
+    Numbers are drawn, not all alike: a GPU's clock falls with the bits that change. The product's precision is that of
+    the arrays, but for 16 bits on the CPU, which no BLAS multiplies: float32 there. Both 16-bit types run on a GPU's
+    tensor cores at the rate of float16.
     """
+    device = "cpu" if xp is np else "cuda"
+    numbers, size = numbers or COPIED[device], size or PRODUCT[device]
     if dtype in ("float16", "bfloat16"):
         dtype = "float32" if xp is np else "float16"
-    source = xp.ones(numbers, dtype="float32")
+    rng = xp.random.default_rng(0)
+    source = rng.random(numbers, dtype=np.float32)
     target = xp.empty_like(source)
-    a, b = xp.ones((size, size), dtype=dtype), xp.ones((size, size), dtype=dtype)
+    a, b = (rng.standard_normal((size, size), dtype=np.float32).astype(dtype) for _ in range(2))
+    if xp is np:
+        arrays = 2
 
-    def copy() -> None:
-        target[...] = source
+        def copy() -> None:
+            target[...] = source
 
+    else:
+        arrays, other = 3, source[::-1].copy()
+
+        def copy() -> None:
+            triad(target, source, other, 0.5)
+
+    copy(), a @ b
     copy_seconds = min(clock.seconds(copy) for _ in range(5))
     product_seconds = min(clock.seconds(lambda: a @ b) for _ in range(5))
-    return Ceilings(2 * source.nbytes / copy_seconds / 1e9, 2 * size * size * size / product_seconds / 1e9, dtype)
+    moved, operations = arrays * source.nbytes, 2 * size * size * size
+    return Ceilings(moved / copy_seconds / 1e9, operations / product_seconds / 1e9, dtype)
+
+
+def cache_bytes(xp: Any) -> float | None:
+    """The last level's cache: of a GPU, or of all of this computer; None where the system does not tell."""
+    if xp is not np:
+        return float(xp.cuda.Device().attributes["L2CacheSize"])
+    found = {}
+    try:
+        for folder in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index3"):
+            text = (folder / "size").read_text().strip()
+            found[(folder / "shared_cpu_list").read_text()] = float(text.removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return None
+    return sum(found.values()) or None

@@ -2,25 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.inputs import Inputs
 from minilm import reference
 from minilm.arena import Arena
 from minilm.backend import to_numpy
 from minilm.kernels import explain
 
+DRAWN_ON_DEVICE = 1 << 22  # numbers: from here on the host takes seconds
+
+
+class LeftOut(ValueError):
+    """What a workload can't do in a setting, and why: it is left out with this note, and nothing has failed."""
+
 
 class Variant(NamedTuple):
-    """One way to compute a workload."""
+    """One way to compute a workload. What is compared is what the timed calls gave: results have no other source."""
 
-    forward: Callable[[], Any]  # the state that backward needs
-    backward: Callable[[Any], Any] | None  # None where there is nothing to differentiate, or all is one call
-    results: Callable[[], Sequence[Any]]  # outputs and gradients, as host arrays, for the comparison
+    forward: Callable[[], Any]  # its value: what backward needs, and what `outputs` looks at
+    backward: Callable[[Any], Any] | None  # of forward's value; None where there is nothing, or all is one call
+    outputs: Callable[[Any], Any]  # of forward's value: the arrays to compare
     comparable: bool = True  # False where a library draws its own random numbers: only its time says something
+    reset: Callable[[], None] | None = None  # where calls go on from a state: back to its start
+    calls: int = 1  # from there on, whose outcome is compared
+
+    def value(self) -> Any:
+        """Forward's value that is compared."""
+        if self.reset:
+            self.reset()
+        for _ in range(self.calls - 1):
+            self.forward()
+        return self.forward()
+
+    def results(self) -> list[np.ndarray]:
+        """Outputs and gradients, as host arrays."""
+        value = self.value()
+        found = host(self.outputs(value))
+        return found if self.backward is None else found + host(self.backward(value))
+
+
+class Reference(NamedTuple):
+    """What the variants must give."""
+
+    index: tuple[slice, ...]  # the part of each array that was computed; () is all
+    outputs: list[Any]  # arrays of the setting's library
+    gradients: list[Any]
 
 
 class Workload(NamedTuple):
@@ -34,6 +66,9 @@ class Workload(NamedTuple):
     tolerance: float
     bytes_both: float = 0.0  # with ∂L/∂output read once and gradients written once; 0 where it is one call
     flops_both: float = 0.0
+    reference: Callable[[np.random.Generator], Reference] | None = None  # None: the first variant's results
+    on_host: bool = False  # timed on the host's clock, from an idle device to an idle one: what a user waits for
+    notes: tuple[str, ...] = ()  # variants that are left out, and why
 
 
 class Setting(NamedTuple):
@@ -44,20 +79,49 @@ class Setting(NamedTuple):
     peers: tuple[str, ...]
     seed: int = 0
     interpret: bool = False  # NumPy arrays, and Triton's interpreter: to check its kernels where no GPU is
+    inputs: Inputs | None = None  # where they are listed, so that they can be changed between calls
 
     @property
     def tolerance(self) -> float:
         """What results may differ by, relative to the largest number: by the precision of the arrays."""
         return {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}[self.dtype]
 
+    @property
+    def sixteen_bits(self) -> bool:
+        return self.dtype in ("float16", "bfloat16")
+
+    def require_long(self, name: str) -> None:
+        """LeftOut in 16 bits: `name` is defined in float32 and float64."""
+        if self.sixteen_bits:
+            raise LeftOut(f"{name}: its definition takes float32 and float64, and no version takes {self.dtype}")
+
+    def share(self, array: Any) -> Any:
+        """The array, listed as an input that all variants read."""
+        return self.inputs.share(array) if self.inputs else array
+
     def draw(self, *shape: int, scale: float = 1.0) -> Any:
-        rng = np.random.default_rng((self.seed, *shape))
+        """Normal numbers, an input. Many of them are drawn on the device, where that is a GPU."""
         if self.dtype == "bfloat16":
             import ml_dtypes  # noqa: F401  NumPy knows the name from here on
-        return self.xp.asarray((scale * rng.standard_normal(shape)).astype(self.dtype))
+        if self.xp is not np and math.prod(shape) >= DRAWN_ON_DEVICE:
+            drawn = self.xp.random.default_rng(self.seed + len(shape)).standard_normal(shape, dtype=np.float32)
+            drawn *= np.float32(scale)
+            return self.share(drawn.astype(np.dtype(self.dtype), copy=False))
+        rng = np.random.default_rng((self.seed, *shape))
+        return self.share(self.xp.asarray((scale * rng.standard_normal(shape)).astype(self.dtype)))
 
     def integers(self, high: int, *shape: int) -> Any:
-        return self.xp.asarray(np.random.default_rng(self.seed + 1).integers(0, high, shape))
+        return self.share(self.xp.asarray(np.random.default_rng(self.seed + 1).integers(0, high, shape)))
+
+    def adopt(self, array: Any) -> Any:
+        """An array of any library as one of `xp`, where it lies; bfloat16 as float32, which holds all its numbers."""
+        if hasattr(array, "detach"):
+            array = array.detach()
+            array = array.float() if str(array.dtype) == "torch.bfloat16" else array
+            array = self.xp.asarray(array.numpy() if array.device.type == "cpu" else array)
+        elif type(array).__module__.startswith("jax") or np.isscalar(array):
+            array = self.xp.asarray(np.asarray(array))
+        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
     def torch(self) -> Any:
         """PyTorch, or None where it is not asked for, not installed, or has no device beside CuPy's arrays.
@@ -91,11 +155,15 @@ class Setting(NamedTuple):
         return triton if self._pytorch() else None
 
     def tensor(self, torch: Any, array: Any) -> Any:
-        """A copy of an array where PyTorch is to work on it."""
-        host = to_numpy(array)
-        if host.dtype.name == "bfloat16":  # a type of ml_dtypes, which PyTorch can't read
-            return torch.tensor(host.astype(np.float32), device=self.torch_device).to(torch.bfloat16)
-        return torch.tensor(host, device=self.torch_device)
+        """A copy of an array where PyTorch is to work on it; it changes with the array."""
+        bfloat16 = array.dtype.name == "bfloat16"  # a type of ml_dtypes, which PyTorch can't read
+        if self.xp is np:
+            tensor = torch.tensor(array.astype(np.float32) if bfloat16 else array)
+            tensor = tensor.to(torch.bfloat16) if bfloat16 else tensor
+        else:  # on the device, without a way through the host
+            tensor = torch.as_tensor(array.view("int16") if bfloat16 else array, device=self.torch_device).clone()
+            tensor = tensor.view(torch.bfloat16) if bfloat16 else tensor
+        return self.inputs.follow_torch(torch, array, tensor) if self.inputs else tensor
 
     @property
     def torch_device(self) -> str:
@@ -122,33 +190,37 @@ class Setting(NamedTuple):
         return gensim
 
 
-def host(value: Any) -> list[np.ndarray]:
-    """All arrays in a nested result, on the host."""
+def arrays_in(value: Any) -> list[Any]:
+    """All arrays in a nested result."""
     if value is None:
         return []
     if isinstance(value, tuple | list):
-        return [array for item in value for array in host(item)]
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        return [(value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()]
-    if type(value).__module__.startswith("jax"):
-        return [np.asarray(value)]
-    return [to_numpy(np.asarray(value) if np.isscalar(value) else value)]
+        return [array for item in value for array in arrays_in(item)]
+    return [value]
+
+
+def host(value: Any) -> list[np.ndarray]:
+    """All arrays in a nested result, on the host."""
+    return [_on_host(array) for array in arrays_in(value)]
+
+
+def _on_host(array: Any) -> np.ndarray:
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        return (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
+    if type(array).__module__.startswith("jax"):
+        return np.asarray(array)
+    return to_numpy(np.asarray(array) if np.isscalar(array) else array)
 
 
 def pair(forward: Callable[[], tuple[Any, Any]], backward: Callable[[Any, Any], Any], dy: Any) -> Variant:
     """A variant from an op pair: forward() -> (y, cache), backward(dy, cache)."""
-
-    def results() -> list[np.ndarray]:
-        y, cache = forward()
-        return host(y) + host(backward(dy, cache))
-
-    return Variant(lambda: forward()[1], lambda cache: backward(dy, cache), results)
+    return Variant(forward, lambda value: backward(dy, value[1]), lambda value: value[0])
 
 
-def call(function: Callable[[], Any], results: Callable[[], Any] | None = None) -> Variant:
-    """A variant without a backward; the results are what it returns, unless given."""
-    return Variant(function, None, lambda: host((results or function)()))
+def call(function: Callable[[], Any], outputs: Callable[[Any], Any] = lambda value: value) -> Variant:
+    """A variant without a backward; what it returns is compared, unless `outputs` makes something else of it."""
+    return Variant(function, None, outputs)
 
 
 def whole(variant: Variant) -> Callable[[], Any]:
@@ -176,7 +248,7 @@ def _within(context: Callable[[], AbstractContextManager], variant: Variant) -> 
 
         return None if function is None else run
 
-    return Variant(entering(variant.forward), entering(variant.backward), entering(variant.results))
+    return variant._replace(forward=entering(variant.forward), backward=entering(variant.backward))
 
 
 def op_variants(
@@ -188,7 +260,45 @@ def op_variants(
 
 
 def with_tuned(variant: Variant, op: str, *args: Any, **options: Any) -> dict[str, Variant]:
-    """`variant` as the definition, and by the name of the version that is chosen, where that is another."""
+    """`variant` as the definition, and by the name of the version that is chosen, where that is another.
+
+    There is no definition in bfloat16, which NumPy's functions don't take: LeftOut where no other version serves it.
+    """
     chosen = explain(op, *args, **options).splitlines()[0].partition(": ")[2]
-    variants = {"definition": definition(variant)}
+    floating = next(array for array in args if array.dtype.kind != "i")
+    variants = {} if floating.dtype.name == "bfloat16" else {"definition": definition(variant)}
+    if chosen.startswith("definition") and not variants:
+        raise LeftOut(f"{op}: no version takes bfloat16 on {'the CPU' if _on_cpu(floating) else 'this device'}")
     return variants if chosen.startswith("definition") else {**variants, chosen: recycling(variant)}
+
+
+def _on_cpu(array: Any) -> bool:
+    return isinstance(array, np.ndarray)
+
+
+def reference_of(
+    setting: Setting, op: Callable[..., Any], backward: Callable[..., Any] | None, dy: Any, args: Sequence[Any],
+    part: Callable[[np.random.Generator], tuple[slice, ...]] | None = None, **options: Any,
+) -> Callable[[np.random.Generator], Reference] | None:  # fmt: skip
+    """What the definition gives in float32 for the same, rounded, inputs in 16 bits; None for longer types.
+
+    With `part`, in any type, and of one part of the inputs only, which `part` draws.
+    """
+    if not setting.sixteen_bits and part is None:
+        return None
+
+    def computed(random: np.random.Generator) -> Reference:
+        index = part(random) if part else ()
+
+        def exact(array: Any) -> Any:
+            if getattr(array, "dtype", np.dtype("int")).kind == "i" or not hasattr(array, "shape"):
+                return array
+            array = array[index] if index else array
+            return array.astype(np.float32) if setting.sixteen_bits else array
+
+        with reference():
+            y, cache = op(*map(exact, args), **options)
+            gradients = backward(exact(dy), cache) if backward else ()
+        return Reference(index, arrays_in(y), arrays_in(gradients))
+
+    return computed

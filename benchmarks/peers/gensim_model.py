@@ -19,4 +19,4 @@ def epoch(gensim: Any, ids: Any, vocabulary: int, width: int, window: int, negat
     def train() -> None:
         model.train(texts, total_examples=len(texts), epochs=1)
 
-    return Variant(train, None, list, comparable=False)
+    return Variant(train, None, lambda _: [], comparable=False)

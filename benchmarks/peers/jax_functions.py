@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.variants import Variant, host
-from minilm.backend import to_numpy
+import numpy as np
+
+from benchmarks.variants import Setting, Variant
 
 
 def variant(
-    jax: Any, function: Callable[..., Any], inputs: Sequence[Any], dy: Any, constants: Sequence[Any] = ()
+    setting: Setting, function: Callable[..., Any], inputs: Sequence[Any], dy: Any, constants: Sequence[Any] = ()
 ) -> Variant:
     """y = function(*inputs, *constants) and the gradients of the inputs from dy (1 for a scalar y)."""
-    device = jax.devices("cpu")[0]
-    arrays = [jax.device_put(to_numpy(x), device) for x in inputs]
-    fixed = [jax.device_put(to_numpy(x), device) for x in constants]
-    gradient = jax.device_put(to_numpy(dy) if hasattr(dy, "shape") else to_numpy(inputs[0]).dtype.type(1), device)
+    jax = setting.jax()
+    arrays, fixed = copies(setting, jax, inputs), copies(setting, jax, constants)
+    gradient = copies(setting, jax, [dy if hasattr(dy, "shape") else inputs[0].dtype.type(1)])
 
     @jax.jit
     def differentiable(arrays: Any, fixed: Any) -> Any:
@@ -32,13 +32,18 @@ def variant(
         return jax.block_until_ready(differentiable(arrays, fixed))
 
     def backward(state: Any) -> Any:
-        return jax.block_until_ready(apply(state[1], gradient))
+        return list(jax.block_until_ready(apply(state[1], gradient[0])))
 
-    def results() -> list[Any]:
-        state = forward()
-        return host(state[0]) + host(list(backward(state)))
+    return Variant(forward, backward, lambda state: state[0])
 
-    return Variant(forward, backward, results)
+
+def copies(setting: Setting, jax: Any, arrays: Sequence[Any]) -> list[Any]:
+    """JAX's copies of arrays, in a list that changes with them."""
+    device = jax.devices("cpu")[0]
+    held = [jax.device_put(np.array(array), device) for array in arrays]
+    for place, array in enumerate(arrays if setting.inputs else ()):
+        setting.inputs.follow_jax(jax, array, held, place)
+    return held
 
 
 def conv1d(jax: Any) -> Callable[..., Any]:
@@ -51,12 +56,12 @@ def conv1d(jax: Any) -> Callable[..., Any]:
     return function
 
 
-def attention(jax: Any) -> Callable[..., Any]:
-    """q, k, v (B, H, T, D), causal; JAX keeps the heads behind the time."""
+def attention(jax: Any, causal: bool = True) -> Callable[..., Any]:
+    """q, k, v (B, H, T, D); JAX keeps the heads behind the time."""
 
     def function(q: Any, k: Any, v: Any) -> Any:
         turned = (x.swapaxes(1, 2) for x in (q, k, v))  # (B, T, H, D)
-        return jax.nn.dot_product_attention(*turned, is_causal=True).swapaxes(1, 2)
+        return jax.nn.dot_product_attention(*turned, is_causal=causal).swapaxes(1, 2)
 
     return function
 

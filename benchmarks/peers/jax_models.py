@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.peers.jax_functions import cross_entropy, layer_norm
-from benchmarks.variants import Variant, call
+from benchmarks.peers.jax_functions import copies, cross_entropy, layer_norm
+from benchmarks.variants import Setting, Variant, call
 from minilm.backend import to_numpy
 
 
-def gpt_step(jax: Any, model: Any, batch: Any) -> Variant:
+def gpt_step(setting: Setting, model: Any, batch: Any) -> Variant:
     """One AdamW step of the preset `gpt` with a learning rate of 0. Compared: the loss and the gradients."""
+    jax = setting.jax()
     device = jax.devices("cpu")[0]
     weights = {name: jax.device_put(to_numpy(array), device) for name, array in model.parameters().items()}
-    ids, targets = (jax.device_put(to_numpy(array), device) for array in (batch.ids, batch.targets))
+    texts = copies(setting, jax, [batch.ids, batch.targets])
     differentiate = jax.value_and_grad(_gpt_loss(jax, len(model.backbone.blocks.children), model.config["heads"]))
 
     @jax.jit
-    def step(weights: Any, m: Any, v: Any, count: Any, lr: Any) -> Any:
-        loss, gradients = differentiate(weights, ids, targets)
+    def step(weights: Any, m: Any, v: Any, count: Any, lr: Any, texts: Any) -> Any:
+        loss, gradients = differentiate(weights, *texts)
         m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, gradients)
         v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, gradients)
         scale1, scale2 = 1 - 0.9**count, 1 - 0.999**count
@@ -30,14 +31,11 @@ def gpt_step(jax: Any, model: Any, batch: Any) -> Variant:
     state = [weights, zeros, zeros, jax.numpy.float32(1)]
 
     def run() -> Any:
-        loss, gradients, *state[:] = jax.block_until_ready(step(*state, jax.numpy.float32(0)))
+        loss, gradients, *state[:] = jax.block_until_ready(step(*state, jax.numpy.float32(0), texts))
         return loss, gradients
 
-    def results() -> Any:
-        loss, gradients = run()
-        return [loss, *(gradients[name] for name in model.parameters())]
-
-    return call(run, results)
+    names = list(model.parameters())
+    return call(run, lambda value: [value[0], *(value[1][name] for name in names)])
 
 
 def _gpt_loss(jax: Any, layers: int, heads: int) -> Callable[..., Any]:

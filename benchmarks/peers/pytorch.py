@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.variants import Variant, call, host
+from benchmarks.variants import Variant, call
 from minilm.backend import to_numpy
 
 
@@ -29,13 +29,13 @@ def _training_step(torch: Any, leaves: dict[str, Any], loss_of: Callable[[], Any
         optimizer.step()
         return loss
 
-    return call(step, lambda: [step(), *(leaf.grad for leaf in leaves.values())])
+    return call(step, lambda loss: [loss, *(leaf.grad for leaf in leaves.values())])
 
 
 def gpt_step(torch: Any, model: Any, batch: Any, device: str) -> Variant:
-    """One AdamW step of the preset `gpt` (learned positions, pre-norm, tied head, no biases)."""
+    """One AdamW step of the preset `gpt` (learned positions, pre-norm, tied head, no biases). The batch: tensors."""
     F, leaves = torch.nn.functional, _weights(torch, model, device)
-    ids, targets = (torch.tensor(array, device=device) for array in (batch.ids, batch.targets))
+    ids, targets = batch.ids, batch.targets
     (B, T), C = ids.shape, leaves["backbone.embedding.weight"].shape[1]
     layers = len(model.backbone.blocks.children)
     heads = model.config["heads"]
@@ -60,9 +60,9 @@ def gpt_step(torch: Any, model: Any, batch: Any, device: str) -> Variant:
 
 
 def classifier_step(torch: Any, model: Any, batch: Any, device: str) -> Variant:
-    """One AdamW step of the preset `conv-lstm-classifier` on texts of equal length."""
+    """One AdamW step of the preset `conv-lstm-classifier` on texts of equal length. The batch: tensors."""
     F, leaves = torch.nn.functional, _weights(torch, model, device)
-    ids, labels = (torch.tensor(array, device=device) for array in (batch.ids, batch.labels))
+    ids, labels = batch.ids, batch.labels
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     weights = [leaves[f"backbone.rnn.{name}"] for name in names]
     zeros = torch.zeros(1, len(ids), weights[1].shape[1], device=device, dtype=weights[1].dtype)
@@ -78,9 +78,11 @@ def classifier_step(torch: Any, model: Any, batch: Any, device: str) -> Variant:
 
 
 def bert_encode(torch: Any, backbone: Any, heads: int, ids: Any, lengths: Any, device: str) -> Variant:
-    """The hidden vectors of a post-norm encoder with exact GELU; keys behind a text's length are masked."""
+    """The hidden vectors of a post-norm encoder with exact GELU; keys behind a text's length are masked.
+
+    ids and lengths are tensors.
+    """
     F, leaves = torch.nn.functional, _weights(torch, backbone, device)
-    ids, lengths = (torch.tensor(to_numpy(array), device=device) for array in (ids, lengths))
     (B, T), C = ids.shape, leaves["embedding.weight"].shape[1]
     layers = len(backbone.blocks.children)
 
@@ -109,10 +111,10 @@ def bert_encode(torch: Any, backbone: Any, heads: int, ids: Any, lengths: Any, d
 def generate(torch: Any, model: Any, prompt: Any, tokens: Any, device: str) -> Variant:
     """Logits of the next token after each of `tokens`, which follow the prompt: keys and values lie in one buffer.
 
-    For the preset `gpt` with biases, one text. The prompt fills the buffer once; each run goes on from there.
+    For the preset `gpt` with biases, one text. The prompt fills the buffer once; each run goes on from there. prompt
+    (1, T) and tokens (1, n) are tensors.
     """
     F, leaves = torch.nn.functional, _weights(torch, model, device)
-    prompt, tokens = (torch.tensor(to_numpy(array), device=device) for array in (prompt, tokens))  # (1, T), (1, n)
     C, heads = leaves["backbone.embedding.weight"].shape[1], model.config["heads"]
     layers, length = len(model.backbone.blocks.children), prompt.shape[1]
     like = leaves["backbone.embedding.weight"]
@@ -152,10 +154,10 @@ def generate(torch: Any, model: Any, prompt: Any, tokens: Any, device: str) -> V
     return call(decode)
 
 
-def skip_gram(torch: Any, w_in: Any, w_out: Any, batches: Callable[[], Any], weight: float, lr: float) -> Variant:
-    """Epochs of skip-gram with negatives shared by a batch: sparse gradients and plain SGD."""
+def skip_gram(torch: Any, start: list[Any], batches: Callable[[], Any], weight: float, lr: float) -> Variant:
+    """Epochs of skip-gram with negatives shared by a batch, from two tables: sparse gradients and plain SGD."""
     F = torch.nn.functional
-    tables = [torch.nn.Embedding.from_pretrained(torch.tensor(w), freeze=False, sparse=True) for w in (w_in, w_out)]
+    tables = [torch.nn.Embedding.from_pretrained(w.clone(), freeze=False, sparse=True) for w in start]
     optimizer = torch.optim.SGD([table.weight for table in tables], lr=lr)
 
     def epoch() -> None:
@@ -168,29 +170,31 @@ def skip_gram(torch: Any, w_in: Any, w_out: Any, batches: Callable[[], Any], wei
             loss.backward()
             optimizer.step()
 
-    def results() -> list[Any]:
+    def reset() -> None:
         with torch.no_grad():
-            for table, start in zip(tables, (w_in, w_out), strict=True):
-                table.weight.copy_(torch.tensor(start))
-        epoch()
-        return [now - start for now, start in zip(host([t.weight for t in tables]), (w_in, w_out), strict=True)]
+            for table, first in zip(tables, start, strict=True):
+                table.weight.copy_(first)
 
-    return Variant(epoch, None, results)
+    def outputs(_: None) -> list[Any]:
+        return [table.weight.detach() - first for table, first in zip(tables, start, strict=True)]
+
+    return Variant(epoch, None, outputs, reset=reset)
 
 
-def adamw(torch: Any, values: list[Any], gradients: list[Any], device: str, **options: Any) -> Variant:
-    """Updates by torch.optim.AdamW as it comes; its results are the changes of three."""
+def adamw(torch: Any, start: list[Any], gradients: list[Any], **options: Any) -> Variant:
+    """Updates by torch.optim.AdamW as it comes; compared are the changes of three."""
+    leaves = [value.clone().requires_grad_() for value in start]
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        leaf.grad = gradient
+    optimizer = torch.optim.AdamW(leaves, **options)
 
-    def made() -> tuple[Any, list[Any]]:
-        leaves = [torch.tensor(to_numpy(value), device=device).requires_grad_() for value in values]
-        for leaf, gradient in zip(leaves, gradients, strict=True):
-            leaf.grad = torch.tensor(to_numpy(gradient), device=device)
-        return torch.optim.AdamW(leaves, **options), leaves
+    def reset() -> None:
+        optimizer.state.clear()
+        with torch.no_grad():
+            for leaf, value in zip(leaves, start, strict=True):
+                leaf.copy_(value)
 
-    def results() -> list[Any]:
-        optimizer, leaves = made()
-        for _ in range(3):
-            optimizer.step()
-        return [now - to_numpy(start) for now, start in zip(host(leaves), values, strict=True)]
+    def outputs(_: None) -> list[Any]:
+        return [leaf.detach() - value for leaf, value in zip(leaves, start, strict=True)]
 
-    return Variant(made()[0].step, None, results)
+    return Variant(optimizer.step, None, outputs, reset=reset, calls=3)

@@ -23,6 +23,7 @@ WORKLOADS: dict[str, Callable[..., Workload]] = {
     "cross_entropy": single_ops.cross_entropy,
     "embedding": single_ops.embedding,
     "attention": single_ops.attention,
+    "attention-full": single_ops.attention_full,
     "decode": single_ops.decode,
     "conv1d": single_ops.conv1d,
     "rnn": single_ops.rnn,

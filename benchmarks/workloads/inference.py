@@ -17,6 +17,7 @@ def bert_encode(setting: Setting, layers: int = 6, width: int = 384, heads: int 
 
     [Devlin et al. 2019; the sizes: Wang et al. 2020, "MiniLM"]
     """
+    setting.require_long("bert-encode")
     rng = np.random.default_rng(0)
     backbone = TransformerBackbone(
         30522, width, layers, heads, context=T, activation="gelu", norm_first=False, causal=False, rng=rng,
@@ -24,10 +25,11 @@ def bert_encode(setting: Setting, layers: int = 6, width: int = 384, heads: int 
     )  # fmt: skip
     ids, lengths = setting.integers(30522, B, T), rng.integers(max(1, T // 4), T + 1, B)
     lengths[0] = T  # the batch is as long as its longest text
-    torch = setting.torch()
-    framework = pytorch.bert_encode(torch, backbone, heads, ids, lengths, setting.torch_device) if torch else None
+    key_lengths, framework = setting.share(setting.xp.asarray(lengths)), None
+    if torch := setting.torch():
+        texts = [setting.tensor(torch, array) for array in (ids, key_lengths)]
+        framework = pytorch.bert_encode(torch, backbone, heads, *texts, setting.torch_device)
     backbone.to(setting.xp)
-    key_lengths = setting.xp.asarray(lengths)
 
     def encode() -> Any:
         return backbone.forward(ids, lengths=key_lengths, train=False)[0]
@@ -38,7 +40,7 @@ def bert_encode(setting: Setting, layers: int = 6, width: int = 384, heads: int 
     weights = sum(array.size for name, array in backbone.parameters().items() if name.startswith("blocks."))
     flops = 2 * weights * B * T + 4 * layers * width * T * int(lengths.sum())
     size = f"{layers} x {heads} x {width}, T{T}, B{B}, {int(lengths.sum())} of {B * T} places filled"
-    return Workload("bert-encode", size, variants, 0.0, flops, setting.tolerance)
+    return Workload("bert-encode", size, variants, 0.0, flops, setting.tolerance, on_host=True)
 
 
 def generate(
@@ -49,14 +51,17 @@ def generate(
     All variants continue with the same tokens, drawn before, so that logits can be compared; what draws tokens from
     logits takes no part. [sizes: Radford et al. 2019, table 2]
     """
+    setting.require_long("generate")
     heads = max(1, width // 64)
     model = build(
         "gpt", vocab_size=vocabulary, layers=layers, heads=heads, width=width, context=T + tokens, bias=True,
         dtype=setting.dtype,
     )  # fmt: skip
     prompt, following = setting.integers(vocabulary, 1, T), setting.integers(vocabulary, 1, tokens)
-    torch = setting.torch()
-    framework = pytorch.generate(torch, model, prompt, following, setting.torch_device) if torch else None
+    framework = None
+    if torch := setting.torch():
+        texts = [setting.tensor(torch, array) for array in (prompt, following)]
+        framework = pytorch.generate(torch, model, *texts, setting.torch_device)
     model.to(setting.xp)
     _, start = model.next_logits(prompt)
 
@@ -75,4 +80,4 @@ def generate(
     past = 2 * layers * width * (T + tokens / 2)
     size = f"{layers} x {heads} x {width}, {tokens} tokens after {T}, vocabulary {vocabulary}"
     bytes_moved, flops = tokens * item * (read + past), 2 * tokens * (read + past)
-    return Workload("generate", size, variants, bytes_moved, flops, setting.tolerance)
+    return Workload("generate", size, variants, bytes_moved, flops, setting.tolerance, on_host=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import jax_models, pytorch
-from benchmarks.variants import Setting, Variant, Workload, definition, host
+from benchmarks.variants import Setting, Variant, Workload, call, definition
 from minilm.models import build
 from minilm.optim import AdamW
 from minilm.text.batching import ClassificationBatch, LanguageBatch
@@ -24,13 +24,14 @@ def _step(
     """
     from minilm.train.parallel import BatchGradients  # here: the other workloads need nothing but NumPy
 
+    batch = batch._replace(**{key: setting.share(setting.xp.array(value)) for key, value in batch._asdict().items()})
     peers = {}  # they copy the weights, while these are on the host
     if torch := setting.torch():
-        peers["torch"] = peer(torch, model, batch, setting.torch_device)
-    if jax_peer and (jax := setting.jax()):
-        peers["jax"] = jax_peer(jax, model, batch)
+        tensors = batch._replace(**{key: setting.tensor(torch, value) for key, value in batch._asdict().items()})
+        peers["torch"] = peer(torch, model, tensors, setting.torch_device)
+    if jax_peer and setting.jax():
+        peers["jax"] = jax_peer(setting, model, batch)
     optimizer = AdamW(model.to(setting.xp), lr=0.0, weight_decay=0.0)
-    batch = batch._replace(**{key: setting.xp.asarray(value) for key, value in batch._asdict().items()})
     recycling = BatchGradients(model)  # recycled memory; rows shared out to threads
     order = list(model.parameters())
 
@@ -50,19 +51,18 @@ def _step(
             optimizer.step()
             return loss
 
-        def results() -> list[np.ndarray]:
-            loss, gradients = differentiate(), optimizer.flat.gradients()
-            found = host(loss) + [array.copy() for name in order for array in host(gradients[name])]
-            optimizer.step()
-            return found
+        def outputs(loss: Any) -> list[Any]:
+            gradients = optimizer.flat.gradients()
+            return [loss, *(gradients[name] for name in order)]
 
-        return Variant(step, None, results)
+        return call(step, outputs)
 
     ours = {"definition": definition(variant(plain_step)), "tuned where served": variant(training_step)}
-    return Workload(name, size, ours | peers, 0.0, flops, 10 * setting.tolerance)
+    return Workload(name, size, ours | peers, 0.0, flops, 10 * setting.tolerance, on_host=True)
 
 
 def _gpt(name: str, setting: Setting, layers: int, width: int, T: int, B: int) -> Workload:
+    setting.require_long(name)
     model = build("gpt", vocab_size=65, layers=layers, heads=layers, width=width, context=T, dtype=setting.dtype)
     ids = np.random.default_rng(0).integers(0, 65, (B, T + 1))
     parameters = sum(array.size for array in model.parameters().values())
@@ -81,6 +81,7 @@ def gpt_step_large(setting: Setting, layers: int = 6, width: int = 384, T: int =
 
 
 def classifier_step(setting: Setting, B: int = 32, T: int = 100) -> Workload:
+    setting.require_long("classifier-step")
     model = build("conv-lstm-classifier", vocab_size=10000, dropout=0.0, dtype=setting.dtype)
     rng = np.random.default_rng(0)
     batch = ClassificationBatch(rng.integers(0, 10000, (B, T)), np.full(B, T), rng.integers(0, 2, B))

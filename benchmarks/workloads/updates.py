@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.variants import Setting, Variant, Workload, definition, host
+from benchmarks.variants import LeftOut, Setting, Variant, Workload, definition
 from benchmarks.workloads import skip_gram
 from minilm.layers import Linear
 from minilm.models.transformer_backbone import Stack
@@ -18,45 +18,42 @@ ADAMW = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 
 def adamw(setting: Setting, parameters: int = 10_000_000) -> Workload:
     """One update of all parameters, ten matrices, whose gradients lie ready. Compared: the changes of three."""
+    setting.require_long("adamw")
     rng, side = np.random.default_rng(0), max(1, round((parameters / 10) ** 0.5))
 
     def stack() -> Stack:
         layers = [Linear(side, side, bias=False, rng=np.random.default_rng(n), dtype=setting.dtype) for n in range(10)]
         return Stack(layers).to(setting.xp)
 
-    values = list(stack().parameters().values())
+    values = [setting.share(value) for value in stack().parameters().values()]  # every run of three starts from them
     gradients = [setting.xp.asarray(rng.standard_normal((side, side)).astype(setting.dtype)) for _ in values]
+    optimizer = AdamW(stack(), **ADAMW)
+    optimizer.accumulate(dict(zip(optimizer.flat.slots, gradients, strict=True)))
+    plain = _Plain(setting.xp, values, gradients)
 
-    def made() -> AdamW:
-        optimizer = AdamW(stack(), **ADAMW)
-        optimizer.accumulate(dict(zip(optimizer.flat.slots, gradients, strict=True)))
-        return optimizer
-
-    def step(optimizer: AdamW) -> None:
+    def step() -> None:
         optimizer.flat.filled = True  # the gradients stay as they are: an update and nothing else
         optimizer.step()
 
-    def fused_results() -> list[np.ndarray]:
-        optimizer = made()
-        for _ in range(3):
-            step(optimizer)
-        return [host(slot.value - old)[0] for slot, old in zip(optimizer.flat.slots.values(), values, strict=True)]
+    def reset() -> None:
+        optimizer.steps = 0
+        for name in optimizer.moments:
+            optimizer.state()[name][...] = 0
+        for slot, value in zip(optimizer.flat.slots.values(), values, strict=True):
+            slot.value[...] = value
 
-    def plain_results() -> list[np.ndarray]:
-        state = _Plain(setting.xp, values, gradients)
-        for _ in range(3):
-            state.step()
-        return [host(new - old)[0] for new, old in zip(state.values, values, strict=True)]
+    def changes(_: None) -> list[Any]:
+        return [slot.value - old for slot, old in zip(optimizer.flat.slots.values(), values, strict=True)]
 
-    fused, plain = made(), _Plain(setting.xp, values, gradients)
     variants = {
-        "definition": Variant(plain.step, None, plain_results),
-        "minilm.optim": Variant(lambda: step(fused), None, fused_results),
+        "definition": Variant(plain.step, None, plain.changes, reset=plain.reset, calls=3),
+        "minilm.optim": Variant(step, None, changes, reset=reset, calls=3),
     }
     if torch := setting.torch():
         from benchmarks.peers import pytorch
 
-        variants["torch"] = pytorch.adamw(torch, values, gradients, setting.torch_device, **ADAMW)
+        tensors = ([setting.tensor(torch, array) for array in arrays] for arrays in (values, gradients))
+        variants["torch"] = pytorch.adamw(torch, *tensors, **ADAMW)
     size = 10 * side * side
     moved = 7 * size * setting.xp.dtype(setting.dtype).itemsize  # four arrays read, three written
     return Workload("adamw", f"{size} parameters", variants, moved, 14 * size, setting.tolerance)
@@ -66,9 +63,16 @@ class _Plain:
     """AdamW as it is written down, one array at a time. [Loshchilov & Hutter 2019, algorithm 2]"""
 
     def __init__(self, xp: Any, values: list[Any], gradients: list[Any]) -> None:
-        self.xp, self.values, self.gradients = xp, [value.copy() for value in values], gradients
-        self.m, self.v = ([xp.zeros_like(value) for value in values] for _ in range(2))
+        self.xp, self.start, self.gradients = xp, values, gradients
+        self.reset()
+
+    def reset(self) -> None:
+        self.values = [value.copy() for value in self.start]
+        self.m, self.v = ([self.xp.zeros_like(value) for value in self.start] for _ in range(2))
         self.steps = 0
+
+    def changes(self, _: None) -> list[Any]:
+        return [new - old for new, old in zip(self.values, self.start, strict=True)]
 
     def step(self) -> None:
         (beta1, beta2), lr = ADAMW["betas"], ADAMW["lr"]
@@ -91,14 +95,15 @@ def word2vec(
     algorithm for the same model. There is no result to compare with it; only its time is.
     """
     if setting.xp is not np:
-        raise ValueError("word2vec runs on the CPU only: its rows are added up with NumPy's indexing")
+        raise LeftOut("word2vec runs on the CPU only: its rows are added up with NumPy's indexing")
+    setting.require_long("word2vec")
     if T < 2:
         raise ValueError(f"word2vec: texts of T = {T} word have no pairs; expected at least 2")
     rng = np.random.default_rng(0)
     frequency = 1.0 / np.arange(1, vocabulary + 1)
     ids = rng.choice(vocabulary, (texts, T), p=frequency / frequency.sum())
-    w_in = (rng.random((vocabulary, width)) - 0.5).astype(setting.dtype)
-    w_out = (0.1 * rng.standard_normal((vocabulary, width))).astype(setting.dtype)
+    w_in = setting.share((rng.random((vocabulary, width)) - 0.5).astype(setting.dtype))
+    w_out = setting.share((0.1 * rng.standard_normal((vocabulary, width))).astype(setting.dtype))
     options = skip_gram.Options(window=window, negatives=5, shared=64, lr=0.025 / 16)  # a batch is a sum of texts
     table = skip_gram.negative_table(ids, vocabulary)
 
@@ -114,12 +119,10 @@ def word2vec(
             for batch, negatives in batches():
                 update(*tables, batch, negatives, options)
 
-        def results() -> list[np.ndarray]:
+        def reset() -> None:
             tables[0][...], tables[1][...] = w_in, w_out
-            epoch()
-            return [tables[0] - w_in, tables[1] - w_out]
 
-        return Variant(epoch, None, results)
+        return Variant(epoch, None, lambda _: [tables[0] - w_in, tables[1] - w_out], reset=reset)
 
     variants = {
         "definition": definition(variant(skip_gram.plain_update)),
@@ -133,7 +136,8 @@ def word2vec(
                 yield tuple(torch.from_numpy(a) for a in (*skip_gram.pairs(batch, window), negatives))
 
         weight = options.negatives / options.shared
-        variants["torch"] = pytorch.skip_gram(torch, w_in, w_out, pairs, weight, options.lr)
+        start = [setting.tensor(torch, table) for table in (w_in, w_out)]
+        variants["torch"] = pytorch.skip_gram(torch, start, pairs, weight, options.lr)
     if gensim := setting.gensim():
         from benchmarks.peers import gensim_model
 

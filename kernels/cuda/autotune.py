@@ -5,7 +5,8 @@
 
 `candidates` begins with the default, which is what `choose` returns while tuning is off, and always on NumPy arrays:
 the run on the CPU says nothing about a GPU's time. Else each candidate is run once untimed and then REPEATS times
-between two CUDA events, every time with a cold L2 cache; the lowest median wins, and the default wins ties.
+by `timing.DeviceTimer`, with a cold L2 cache and without Python's own time; the lowest median wins, and the default
+wins ties.
 
 The choice and all the medians are kept in a JSON file, by kernel, device and key (`cache_file`). An earlier choice
 holds as long as its candidates: where they changed, they are timed again.
@@ -32,13 +33,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from minilm.backend import Array, array_namespace
+from minilm.kernels.cuda.timing import DeviceTimer
 from minilm.kernels.host.builder import cache_directory
 
 Candidate = TypeVar("Candidate")
 Timer = Callable[[Callable[[], None]], float]  # runs a function, returns milliseconds
 
 REPEATS = 15
-FLUSH_BYTES = 256 << 20  # at least: takes longer to write than Python needs to launch, so the launch isn't timed
 
 
 class Settings(NamedTuple):
@@ -57,7 +58,7 @@ _lock = threading.Lock()
 def autotuning(*, timer: Timer | None = None, path: str | os.PathLike[str] | None = None) -> Iterator[None]:
     """Tune the kernels that are called inside.
 
-    timer  called with a function, returns the milliseconds it took. By default CUDA events on the arrays' device; a
+    timer  called with a function, returns the milliseconds it took. By default `gpu_timer` on the arrays' device; a
            timer of one's own is also used for NumPy arrays
     path   the file of choices; by default `cache_file()`
     """
@@ -100,7 +101,7 @@ def choose(
     with _lock:
         known = _read(settings.path).get(entry)
         if known is None or known["candidates"] != listed:
-            timer = settings.timer or functools.partial(time_on_gpu, array_namespace(like))
+            timer = settings.timer or gpu_timer(array_namespace(like))
             times = [timer(functools.partial(run, candidate)) for candidate in candidates]
             known = {"candidates": listed, "milliseconds": times, "choice": times.index(min(times))}
             _add(settings.path, entry, known)
@@ -112,19 +113,15 @@ def bucket(n: int) -> int:
     return 1 << max(0, int(n) - 1).bit_length()
 
 
-def time_on_gpu(cupy: ModuleType, run: Callable[[], None]) -> float:
-    """The median of REPEATS runs in milliseconds, on the current stream, each with a cold L2 cache."""
-    cache = cupy.cuda.Device().attributes["L2CacheSize"]
-    flush = cupy.empty(max(4 * cache, FLUSH_BYTES), "uint8")
-    pairs = [(cupy.cuda.Event(), cupy.cuda.Event()) for _ in range(REPEATS)]
-    run()  # compiles, and fills the memory pool
-    for start, stop in pairs:
-        flush.fill(0)  # puts other lines into L2, and keeps the GPU busy while the next launches are queued
-        start.record()
-        run()
-        stop.record()
-    pairs[-1][1].synchronize()
-    return statistics.median(cupy.cuda.get_elapsed_time(start, stop) for start, stop in pairs)
+def gpu_timer(cupy: ModuleType) -> Timer:
+    """Takes the median of REPEATS runs in milliseconds, on the current stream, each with a cold L2 cache."""
+    timer = DeviceTimer(cupy)
+
+    def milliseconds(run: Callable[[], None]) -> float:
+        run()  # compiles, and fills the memory pool
+        return 1e3 * statistics.median(timer.seconds(run) for _ in range(REPEATS))
+
+    return milliseconds
 
 
 def device_name(like: Array) -> str:

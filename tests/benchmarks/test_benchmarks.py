@@ -8,61 +8,37 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import measure, report, timing
-from benchmarks.measure import Job, verify
-from benchmarks.variants import Setting, Variant, Workload
+from benchmarks.gpu_work import GPU_WORK, MOST_BYTES, QUICK, SIXTEEN_BITS, TINY, held_bytes, work_on
+from benchmarks.measure import Job
+from benchmarks.variants import Variant, Workload
 from benchmarks.workloads import WORKLOADS
+from minilm.kernels.cuda import timing as device_timing
 from minilm.kernels.host.builder import find_compiler
 from tests import strict_cupy
 from tests.benchmarks import toy
-from tests.benchmarks.test_workloads import TINY
+from tests.benchmarks.test_workloads import MODELS, made
 from tests.strict_cupy.device_kernels import device_kernels
-
-SINGLE_OPS = {
-    "softmax": (6, 9),
-    "layer_norm": (6, 9),
-    "gelu": (6, 9),
-    "gelu-tanh": (6, 9),
-    "cross_entropy": (6, 9),
-    "embedding": (11, 4, 30),
-    "attention": (2, 2, 7, 4),
-    "decode": (2, 4, 2, 9, 4),
-    "conv1d": (2, 7, 4, 3),
-    "rnn": (2, 5, 3, 4),
-    "lstm": (2, 5, 3, 4),
-    "gru": (2, 5, 3, 4),
-}
 
 
 def test_every_workload_is_tested():
-    assert SINGLE_OPS.keys() | TINY.keys() == WORKLOADS.keys()
+    assert TINY.keys() == WORKLOADS.keys()
 
 
-@pytest.mark.parametrize("name", SINGLE_OPS)
+@pytest.mark.parametrize("name", [name for name in TINY if name not in MODELS])
 def test_variants_agree(name):
     """PyTorch is among them where it is installed. The sizes are those that the command takes, in their order."""
-    assert len(measure.sizes_of(name)) == len(SINGLE_OPS[name])
-    verify(WORKLOADS[name](Setting(np, "float32", ("torch",)), *SINGLE_OPS[name]))
-
-
-def test_a_wrong_variant_is_not_timed():
-    right = Variant(lambda: None, None, lambda: [np.ones(3)])
-    wrong = Variant(lambda: None, None, lambda: [np.ones(3) * 1.01])
-    workload = Workload("toy", "3", {"right": right, "wrong": wrong}, 0, 0, 1e-3)
-    with pytest.raises(ValueError, match=r"toy.*wrong.*nothing was timed"):
-        verify(workload)
-
-
-def test_a_variant_of_another_shape_is_not_timed():
-    right = Variant(lambda: None, None, lambda: [np.ones(3)])
-    wrong = Variant(lambda: None, None, lambda: [np.ones((3, 1))])
-    with pytest.raises(ValueError, match=r"\(3, 1\) differs from that of right \(3,\)"):
-        verify(Workload("toy", "3", {"right": right, "wrong": wrong}, 0, 0, 1e-3))
+    assert len(measure.sizes_of(name)) == len(TINY[name])
+    _, watch = made(name, peers=("torch",))
+    watch.verify()
+    watch.next_inputs()
+    watch.verify()
 
 
 def test_the_command(tmp_path, capfd):
@@ -89,7 +65,7 @@ def test_the_command(tmp_path, capfd):
 
 def test_a_step_has_one_phase_and_no_bandwidth(monkeypatch):
     """A variant of a peer comes first: the others are compared with it."""
-    step = Variant(lambda: 1.0, None, lambda: [np.ones(1)])
+    step = Variant(lambda: 1.0, None, lambda _: [np.ones(1)])
     toy_step = Workload("toy", "1", {"definition": step, "torch": step}, 0.0, 6.0, 1e-3)
     monkeypatch.setitem(WORKLOADS, "toy", lambda setting: toy_step)
     monkeypatch.setattr(measure, "unavailable", lambda peer, device: None)
@@ -144,7 +120,7 @@ def test_what_processes_measured_becomes_one_run():
     second = toy.run(
         notes=["peer jax is absent"], workload="gelu", milliseconds={"definition": 4.0, "cpu.blocked": 1.0}
     )
-    second.environment["copy_gigabytes_per_second"] = 20.0
+    second.environment["ceilings"] = {"float32": [20.0, 150.0, "float32"]}
     for each in (first, second):
         each.environment["torch"] = "2.13"
     died = report.Run({}, [], ["FAILED: lstm was not timed"])
@@ -168,30 +144,90 @@ def test_a_process_that_dies_leaves_the_other_workloads(monkeypatch):
     assert {row.workload for row in run.rows} == {"gelu"}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_way_on_a_gpu(dtype, monkeypatch):
-    """On the stand-in, whose kernels run on the CPU: kernels are chosen, verified and timed between events."""
+@pytest.fixture
+def stand_in(monkeypatch):
+    """The stand-in in CuPy's place, whose kernels run on the CPU."""
     if find_compiler() is None:
         pytest.skip("no C++ compiler")
     monkeypatch.setitem(sys.modules, "cupy", strict_cupy.strict)
-    monkeypatch.setattr(timing, "L2_FLUSH_BYTES", 1 << 12)
+    monkeypatch.setattr(device_timing, "FLUSH_BYTES", 1 << 12)
     monkeypatch.setattr(timing, "ceilings", functools.partial(timing.ceilings, numbers=1 << 10, size=8))
-    sizes = {"softmax": [4, 64], "cross_entropy": [4, 64], "attention": [1, 2, 20, 16], "decode": [1, 2, 1, 40, 16]}
-    kernels = {
-        "attention": "cuda.fused",
-        "softmax": "cuda.fused",
-        "cross_entropy": "cuda.fused",
-        "decode": "cuda.decode",
-    }
-    if dtype == "float16":
-        del sizes["cross_entropy"]
     with device_kernels(compute_capability=80):
-        job = Job(list(sizes.items()), "cuda", dtype, [], seconds=0.001, memory=False)  # the stand-in has no pools
-        run, failed = measure.measure(job, strict_cupy.strict, threads=1)
-    assert (failed, run.notes) == ([], [])
-    assert run.environment["device"] == "stand-in"
-    for name in sizes:
-        assert {row.variant for row in run.rows if row.workload == name} >= {"definition", kernels[name]}
+        yield strict_cupy.strict
+
+
+def test_everything_on_a_gpu(stand_in):
+    """As `all --quick --device cuda` does: kernels are chosen, results compared, calls timed between events."""
+    job = Job(list(QUICK), "cuda", "float32", [], seconds=0.001, memory=False)  # the stand-in has no pools
+    run, failed = measure.measure(job, stand_in, threads=1)
+    assert failed == []
+    assert [note for note in run.notes if "host, from an idle" not in note] == [
+        "word2vec runs on the CPU only: its rows are added up with NumPy's indexing"
+    ]
+    assert run.environment["device"] == "stand-in" and run.environment["bandwidth"] == "triad"
+    found = {(row.workload, row.dtype): set() for row in run.rows}
+    for row in run.rows:
+        found[row.workload, row.dtype].add(row.variant)
+    assert {name for name, dtype in found if dtype == "float32"} == TINY.keys() - {"word2vec"}
+    for name in SIXTEEN_BITS:
+        kernel = "cuda.decode" if name == "decode" else "cuda.fused"
+        assert found[name, "float32"] >= {"definition", kernel}
+        assert found[name, "bfloat16"] == {kernel}
+        assert kernel in found[name, "float16"]
+    assert report.with_shares(run.rows, report.ceilings_in(run.environment)) != []
+
+
+def test_a_call_that_waits_for_the_device_gets_no_time_and_a_note(stand_in, monkeypatch):
+    def waiting(setting):
+        x = setting.draw(4)
+        variants = {
+            "queued": Variant(lambda: x + x, None, lambda y: y),
+            "waiting": Variant(lambda: (float(x.sum()), x + x), None, lambda both: both[1]),
+        }
+        return Workload("toy", "4", variants, 0.0, 0.0, 1e-6)
+
+    monkeypatch.setitem(WORKLOADS, "toy", waiting)
+    run, failed = measure.measure(Job([("toy", [])], "cuda", "float32", [], 0.001, False), stand_in, 1)
+    assert failed == [] and {row.variant for row in run.rows} == {"queued"}
+    assert "no time for waiting: the call waits for the device" in run.notes[0]
+
+
+@pytest.mark.parametrize(("theirs", "fine"), [(0, True), (7, False)])
+def test_pytorch_works_on_the_stream_that_is_timed(theirs, fine):
+    stream = SimpleNamespace(ptr=0)
+    cupy = SimpleNamespace(cuda=SimpleNamespace(get_current_stream=lambda: stream))
+    torch = SimpleNamespace(cuda=SimpleNamespace(current_stream=lambda: SimpleNamespace(cuda_stream=theirs)))
+    if fine:
+        assert measure.same_stream(cupy, torch) is None
+    else:
+        with pytest.raises(ValueError, match="CuPy works on stream 0 and PyTorch on 7"):
+            measure.same_stream(cupy, torch)
+
+
+def test_a_gpu_s_work_is_one_process_and_the_cpu_s_one_for_each_workload():
+    job = Job([("gelu", []), ("softmax", []), ("gelu", [4, 4])], "cpu", "float32", [])
+    assert [[name for name, _ in own.work] for own in measure._processes(job).values()] == [
+        ["gelu", "gelu"],
+        ["softmax"],
+    ]
+    assert list(measure._processes(job._replace(device="cuda")).values()) == [job._replace(device="cuda")]
+
+
+def test_work_on_a_gpu_fits_a_card_and_names_what_exists():
+    for work in GPU_WORK:
+        assert len(work.sizes) in (0, len(measure.sizes_of(work.name))) or work.name == "adamw"
+        assert held_bytes(work) <= MOST_BYTES
+    assert {work.name for work in GPU_WORK} == WORKLOADS.keys() == {work.name for work in QUICK}
+    assert ("cross_entropy", [8192, 50257], "float32") in GPU_WORK
+    assert held_bytes(GPU_WORK[-1]) == 0 < held_bytes(GPU_WORK[0])
+
+
+def test_which_work_a_command_means():
+    assert work_on("cuda", ["decode"], "float16", False) == [w for w in GPU_WORK if w[::2] == ("decode", "float16")]
+    assert work_on("cuda", ["gelu"], "float16", False) == [("gelu", [], "float16")]
+    assert work_on("cpu", ["gelu"], None, False) == [("gelu", [], "float32")]
+    assert {work.dtype for work in work_on("cpu", list(TINY), None, True)} == {"float32"}
+    assert work_on("cuda", list(TINY), None, True) == sorted(QUICK, key=lambda work: list(TINY).index(work.name))
 
 
 def test_a_peer_that_cannot_take_part_says_why():
@@ -229,6 +265,7 @@ def rounded(row):
         (["softmax", "--seconds", "nan"], "--seconds"),
         (["softmax", "--against", "torhc"], "torhc"),
         (["softmax", "--device", "cuda"], "cuda"),
+        (["softmax", "--quick", "--sizes", "4"], "--quick has sizes of its own"),
         (["softmax", "--sizes", "0"], "each at least 1: rows (4096), columns (1024)"),
         (["softmax", "--sizes", "1", "2", "3"], "softmax takes at most"),
         (["softmax", "--json", "no/such/folder.json"], "there is no folder no/such"),

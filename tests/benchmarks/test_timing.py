@@ -61,3 +61,21 @@ def test_ceilings_count_bytes_read_and_written_and_two_operations_a_product():
 def test_the_better_of_two_ceilings_counts():
     found = timing.Ceilings(10.0, 300.0, "float32").or_better(timing.Ceilings(12.0, 200.0, "float32"))
     assert found == (12.0, 300.0, "float32")
+
+
+def test_inputs_change_before_each_round_and_results_are_checked_before_between_and_after():
+    log = []
+    interleave(
+        {"one": lambda: lambda: log.append("run") or 1.0}, Script(), budget=20.0,
+        next_inputs=lambda: log.append("inputs"), check=lambda: log.append("check"),
+    )  # fmt: skip
+    rounds = log[log.index("check") :]
+    assert log.count("inputs") == 20 and log.count("check") == 3
+    assert rounds[-1] == "check" and "run" in rounds[rounds.index("check", 1) :]
+    between = rounds.index("check", 1)
+    assert "inputs" in rounds[:between] and "inputs" in rounds[between:]
+
+
+def test_the_cache_of_this_computer():
+    found = timing.cache_bytes(np)
+    assert found is None or found >= 1 << 20

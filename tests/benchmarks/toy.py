@@ -34,6 +34,7 @@ def environment(threads=1, **more):
         "copy_gigabytes_per_second": 12.0,
         "product_gigaflops_per_second": 150.0,
         "product_dtype": "float32",
+        "ceilings": {"float32": [12.0, 150.0, "float32"]},
         **more,
     }
 

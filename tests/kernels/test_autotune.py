@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from minilm.kernels.cuda import autotune
-from minilm.kernels.cuda.autotune import REPEATS, active, autotuning, bucket, choose, time_on_gpu
+from minilm.kernels.cuda.autotune import REPEATS, active, autotuning, bucket, choose, gpu_timer
 
 X = np.zeros(1, np.float32)
 KEY = {"dtype": "float32", "keys": 1024}
@@ -150,37 +149,14 @@ def test_bucket():
     assert [bucket(n) for n in (0, 1, 2, 3, 4, 5, 1000, 1024, 1025)] == [1, 1, 2, 4, 4, 8, 1024, 1024, 2048]
 
 
-class Device:
-    """What `time_on_gpu` asks of CuPy, with a clock that the run moves."""
+def test_a_gpu_s_time_is_the_median_of_runs_after_one_that_is_not_timed(monkeypatch):
+    taken, log = iter(range(REPEATS)), []
 
-    def __init__(self, durations):
-        self.log, self.now, self.durations = [], 0.0, iter(durations)
-        device = self
+    class Timer:
+        def seconds(self, run):
+            run()
+            return next(taken) / 1e3
 
-        class Event:
-            def record(self):
-                device.log.append("record")
-                self.time = device.now
-
-            def synchronize(self):
-                device.log.append("synchronize")
-
-        self.cuda = SimpleNamespace(
-            Device=lambda: SimpleNamespace(attributes={"L2CacheSize": 100 << 20}),
-            Event=Event,
-            get_elapsed_time=lambda start, stop: stop.time - start.time,
-        )
-
-    def empty(self, size, dtype):
-        assert size >= 400 << 20 and dtype == "uint8"  # nothing of L2 is left
-        return SimpleNamespace(fill=lambda value: self.log.append("flush"))
-
-    def run(self):
-        self.log.append("run")
-        self.now += next(self.durations)
-
-
-def test_runs_are_timed_cold_and_the_first_is_not():
-    device = Device([1e6, *range(REPEATS)])  # the first compiles
-    assert time_on_gpu(device, device.run) == REPEATS // 2
-    assert device.log == ["run", *["flush", "record", "run", "record"] * REPEATS, "synchronize"]
+    monkeypatch.setattr(autotune, "DeviceTimer", lambda cupy: Timer())
+    assert gpu_timer(None)(lambda: log.append("run")) == REPEATS // 2
+    assert len(log) == 1 + REPEATS

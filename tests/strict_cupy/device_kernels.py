@@ -32,7 +32,7 @@ from minilm.kernels.cuda import launch
 from minilm.kernels.host.builder import build
 from tests.strict_cupy.array import StrictArray
 from tests.strict_cupy.namespace import strict
-from tests.strict_cupy.rules import StrictViolation, caller, note, policy
+from tests.strict_cupy.rules import StrictViolation, caller, events, note, policy
 
 DEFAULT_SHARED = 48 * 1024  # what a launch may ask for without opting in
 OPT_IN_SHARED = {75: 64 * 1024, 80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -192,6 +192,9 @@ class _Device:
         arch = int(self.compute_capability)
         self.attributes = {
             "L2CacheSize": 1 << 20,
+            "ClockRate": 1_000_000,  # kHz: the CPU run's clock64() counts nanoseconds
+            "MemoryClockRate": 1_000_000_000,  # kHz: faster than any host
+            "GlobalMemoryBusWidth": 4096,  # bits
             "MultiProcessorCount": 4,  # few, so that splitting over keys is seen at small sizes
             "MaxSharedMemoryPerBlock": DEFAULT_SHARED,
             "MaxSharedMemoryPerBlockOptin": OPT_IN_SHARED[arch],
@@ -218,13 +221,20 @@ class _Device:
 
 
 class _Event:
-    """cupy.cuda.Event: the time on the host, since everything has been computed when a launch returns."""
+    """cupy.cuda.Event: the time on the host, since everything has been computed when a launch returns.
+
+    Whether it is `done` is told as by a device that is far behind the host: only once the host has waited for it.
+    """
 
     def __init__(self, block=False, disable_timing=False, interprocess=False):
-        self.time = None
+        self.time = self.place = None
 
     def record(self, stream=None) -> None:
-        self.time = time.perf_counter()
+        self.time, self.place = time.perf_counter(), len(events)
+
+    @property
+    def done(self) -> bool:
+        return any(kind == "sync" for kind, _, _ in events[self.place :])
 
     def synchronize(self) -> None:
         note("sync", "Event.synchronize()")
@@ -232,6 +242,31 @@ class _Event:
 
 def _elapsed(start: _Event, stop: _Event) -> float:
     return 1e3 * (stop.time - start.time)
+
+
+class CUDARuntimeError(RuntimeError):
+    """cupy.cuda.runtime.CUDARuntimeError"""
+
+
+class _Limits(dict):
+    """What cudaDeviceSetLimit sets, by its number; a device of compute capability 7.5 has no L2 cache that persists."""
+
+    def get_limit(self, number: int) -> int:
+        if number == 6 and int(strict.cuda.Device().compute_capability) < 80:
+            raise CUDARuntimeError("cudaErrorUnsupportedLimit: limit is not supported on this architecture [cupy]")
+        return self.get(number, 0)
+
+
+class _Pool:
+    """cupy.cuda.MemoryPool: it hands out nothing here, so that it holds nothing."""
+
+    def free_all_blocks(self) -> None:
+        pass
+
+    def used_bytes(self) -> int:
+        return 0
+
+    total_bytes = used_bytes
 
 
 def _forget() -> None:
@@ -243,7 +278,11 @@ def _forget() -> None:
 def _cuda(compute_capability: int) -> types.SimpleNamespace:
     """As much of cupy.cuda as launchers use."""
     device = type("Device", (_Device,), {"compute_capability": str(compute_capability), "__module__": "cupy.cuda"})
+    limits = _Limits()
     runtime = types.SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
+        deviceGetLimit=limits.get_limit,
+        deviceSetLimit=limits.__setitem__,
         getDeviceProperties=lambda device: {"name": b"stand-in"},
         driverGetVersion=lambda: 0,
         runtimeGetVersion=lambda: 0,
@@ -257,7 +296,12 @@ def device_kernels(compute_capability: int = 80) -> Iterator[None]:
     if compute_capability not in OPT_IN_SHARED:
         raise ValueError(f"compute capability {compute_capability} is unknown; known are {sorted(OPT_IN_SHARED)}")
     _forget()
-    there = {"RawModule": StrictModule, "RawKernel": StrictKernel, "cuda": _cuda(compute_capability)}
+    there = {
+        "RawModule": StrictModule,
+        "RawKernel": StrictKernel,
+        "cuda": _cuda(compute_capability),
+        "get_default_memory_pool": _Pool,
+    }
     before = {name: strict.__dict__.pop(name) for name in there if name in strict.__dict__}
     strict.__dict__.update(there)
     try:

@@ -1,0 +1,109 @@
+"""What is measured on a GPU, at sizes that fill a card of 80 GB; and everything at tiny sizes, to see that it runs.
+
+    GPU_WORK    `python -m benchmarks all --device cuda`; NAME in place of all takes the entries of that name
+    QUICK       `--quick`, on any device
+
+Sizes follow what the literature measures, so that published figures stand beside them: rows of softmax from 1k to 32k,
+cross-entropy over GPT-2's vocabulary, attention over 16 heads of 64 and 128, decoding against 32k keys. What is not
+listed runs at the workload's own sizes. `held_bytes` bounds what each entry holds on the device: MOST_BYTES at most.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+MOST_BYTES = 60e9
+COPIES = 30  # arrays of the largest size: inputs, what they held at first, peers' copies, results, temporaries
+SCORES = 10  # arrays of attention's scores that its definition holds
+HALVES = ("float16", "bfloat16")
+
+
+class Work(NamedTuple):
+    """A workload at some sizes, in a precision. No sizes: its own."""
+
+    name: str
+    sizes: list[int]
+    dtype: str
+
+
+def _attention() -> list[Work]:
+    names, lengths, heads = ("attention", "attention-full"), (1024, 4096, 16384), (64, 128)
+    tensor_cores = [Work(n, [4, 16, T, D], dtype) for dtype in HALVES for n in names for T in lengths for D in heads]
+    return tensor_cores + [Work(name, [4, 16, 2048, 64], "float32") for name in names]
+
+
+GPU_WORK: tuple[Work, ...] = (
+    *(Work("softmax", [4096, N], dtype) for dtype in ("float32", *HALVES) for N in (1024, 4096, 32768)),
+    *(Work("cross_entropy", [8192, 50257], dtype) for dtype in ("float32", *HALVES)),
+    *_attention(),
+    *(Work("decode", [B, 32, 8, 32768, 128], dtype) for dtype in HALVES for B in (1, 8)),
+    Work("layer_norm", [16384, 4096], "float32"),
+    Work("gelu", [16384, 4096], "float32"),
+    Work("gelu-tanh", [16384, 4096], "float32"),
+    Work("adamw", [100_000_000], "float32"),
+    *(
+        Work(name, [], "float32")
+        for name in (
+            "embedding", "conv1d", "rnn", "lstm", "gru", "gpt-step", "classifier-step", "gpt-step-large", "bert-encode",
+            "generate", "word2vec",
+        )
+    ),
+)  # fmt: skip
+
+TINY: dict[str, list[int]] = {
+    "softmax": [4, 64],
+    "layer_norm": [4, 64],
+    "gelu": [4, 64],
+    "gelu-tanh": [4, 64],
+    "cross_entropy": [4, 64],
+    "embedding": [11, 4, 30],
+    "attention": [1, 2, 20, 16],
+    "attention-full": [1, 2, 20, 16],
+    "decode": [1, 2, 1, 40, 16],
+    "conv1d": [2, 7, 4, 3],
+    "rnn": [2, 5, 3, 4],
+    "lstm": [2, 5, 3, 4],
+    "gru": [2, 5, 3, 4],
+    "gpt-step": [2, 8, 6, 2],
+    "gpt-step-large": [3, 12, 5, 3],
+    "classifier-step": [2, 5],
+    "bert-encode": [2, 8, 2, 7, 3],
+    "generate": [2, 8, 5, 3, 11],
+    "word2vec": [30, 6, 20, 7, 2],
+    "adamw": [90],
+}
+SIXTEEN_BITS = ("softmax", "cross_entropy", "attention", "attention-full", "decode")  # that have kernels in them
+QUICK: tuple[Work, ...] = (
+    *(Work(name, sizes, "float32") for name, sizes in TINY.items()),
+    *(Work(name, TINY[name], dtype) for dtype in HALVES for name in SIXTEEN_BITS),
+)
+
+
+def work_on(device: str, names: list[str], dtype: str | None, quick: bool) -> list[Work]:
+    """The entries for these workloads; of one precision, if it is given. On the CPU a workload's own sizes.
+
+    A workload that is listed in other precisions only is run in the given one at its own sizes.
+    """
+    listed = QUICK if quick else GPU_WORK if device == "cuda" else ()
+    if quick and device == "cpu" and dtype is None:
+        dtype = "float32"  # no kernel in 16 bits runs there
+    found = []
+    for name in names:
+        own = [work for work in listed if work.name == name and dtype in (None, work.dtype)]
+        found += own or [Work(name, TINY[name] if quick else [], dtype or "float32")]
+    return found
+
+
+def held_bytes(work: Work) -> float:
+    """At most so many bytes on the device at a time."""
+    item = {"float64": 8, "float32": 4}.get(work.dtype, 2)
+    sizes = work.sizes
+    if work.name.startswith("attention"):
+        B, H, T, D = sizes
+        scores = min(4 * B * H * T * T, max(1 << 30, 4 * T * T))  # of all heads, or of the one that is compared
+        return COPIES * item * B * H * T * D + SCORES * scores
+    if work.name == "decode":
+        B, H, Hkv, T, D = sizes
+        return COPIES * item * B * Hkv * T * D + SCORES * 4 * B * H * T
+    return COPIES * item * math.prod(sizes) if sizes else 0.0
