@@ -38,6 +38,7 @@ IMPORT_PEERS = 15.0  # with PyTorch and Triton
 COLLECT = 12.0  # pytest's collection of the suite
 SLOWER = 4.0  # times as long under compute-sanitizer, the start included
 LIBRARY_TESTS = 350.0  # seconds of one core: some 1,600 tests, and CuPy's kernels that they compile, 0.15 to 2 s each
+QUICK_LIBRARY_TESTS = 30.0
 WORKLOAD = 4.0  # seconds: a benchmark's inputs, its comparison and its rounds
 WORKLOADS = 30
 STEP = 4.0  # of each model: weights, compiling what CuPy brings, three steps
@@ -81,7 +82,7 @@ def kernel_tests(plan: Plan) -> float:
 
 
 def library_tests(plan: Plan) -> float:
-    return COLLECT + IMPORT + LIBRARY_TESTS / plan.processes
+    return COLLECT + IMPORT + (QUICK_LIBRARY_TESTS if plan.quick else LIBRARY_TESTS) / plan.processes
 
 
 def benchmarks(plan: Plan) -> float:
@@ -105,8 +106,8 @@ def record() -> None:
         began = time.process_time()
         compiling_path.compile_source(launch.source_of(request.file), dict(request.defines), ARCHITECTURE)
         seconds[request.name].append(time.process_time() - began)
-        print(f"\r{number} of {len(asked)} compiled", end="", file=sys.stderr)
-    print(file=sys.stderr)
+        if sys.stderr.isatty():
+            print(f"\r{number} of {len(asked)} compiled", end="", file=sys.stderr)
     told = {
         "architecture": ARCHITECTURE,
         "compiler": compiling_path.compiler_version(),

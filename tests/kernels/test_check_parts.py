@@ -17,6 +17,7 @@ from minilm.kernels.check import calls, command, estimate, every_kernel, parts, 
 from minilm.kernels.check.cases import Case, cases, softmax
 from minilm.kernels.check.door import Request, requests_of
 from minilm.kernels.check.records import FAILED, PASSED, SKIPPED, Record
+from minilm.kernels.cuda import timing
 from minilm.kernels.cuda.instances import all_instances
 
 # ---- without a GPU, and wrong use
@@ -53,7 +54,8 @@ def test_wrong_use_is_told(options, message, capsys):
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_calls_launch_every_entry_point(quick):
     asked = requests_of(lambda: every_kernel.launch_all(quick))
-    assert {(request.file, request.entry) for request in asked} == {(i.file, i.entry) for i in all_instances()}
+    entries = {(i.file, i.entry) for i in all_instances() if i.file != timing.SOURCE}  # a clock, no op
+    assert {(request.file, request.entry) for request in asked} == entries
     heads = {dict(request.defines).get("HEAD") for request in asked if request.entry == "attention_forward"}
     assert heads == {"64", "128"}
 

@@ -11,5 +11,6 @@ from tests.strict_cupy.device_kernels import device_kernels
 strict_cupy.strict.__spec__ = __spec__  # importlib.util.find_spec finds it
 strict_cupy.install()
 assert sys.modules["cupy"] is strict_cupy.strict
-_kernels = device_kernels(90)
-_kernels.__enter__()  # for the rest of the process
+kernels = device_kernels(90)
+strict_cupy.strict.__dict__["_kernels"] = kernels  # this module is forgotten; a forgotten generator would end
+kernels.__enter__()  # for the rest of the process
