@@ -22,7 +22,8 @@ allowed many times what they make. With T = |scale| Σ_d |q k|, M the dropout fa
     y          Σ_j P̃|v| (ε + θ + γ_n) + |y|(λ + 5u)
     LSE        λ + u(3|LSE| + 2|m| + 2|log l|)
     P again    π = |Δz| + ΔLSE + u(|z − LSE| + |z| + |LSE|) + 4u          in backward, relative
-    D          Σ_d |dy| Δy + γ_D Σ_d |dy y|         D = Σ_d dy y; the Δy together, as below
+    D          Σ_j P̃|dP| (ε + θ) + |D|(λ + 5u) + γ_D Σ_d |dy y|           D = Σ_d dy y = Σ_j P̃ dP, with y's error; its
+                                                    own roundings, |dy| γ_n Σ_j P̃|v|, as below: together
     t          M γ_{D+1}(Σ_d |dy v| + |D|) + 2u M|dP| + ΔD + u|t|         t = M dP − D, dP = Σ_d dy v
     dS         P Δt (1 + π) + P|t|(π + u)           dS = P t
     dv         Σ_i P̃|dy| (π + 2u + γ_n)             n: the queries, of all heads of the group, that see the key
@@ -104,6 +105,13 @@ def _together(errors: np.ndarray, other: np.ndarray, groups: int = 1) -> np.ndar
     return np.minimum(one_way, CONFIDENCE * np.sqrt(_of_group(errors**2 @ other**2, groups)))
 
 
+def _row_sum(errors: np.ndarray) -> np.ndarray:
+    """What errors of these sizes, independent of each other, amount to along the last axis."""
+    return np.minimum(
+        np.abs(errors).sum(axis=-1, keepdims=True), CONFIDENCE * np.sqrt((errors**2).sum(axis=-1, keepdims=True))
+    )
+
+
 def _packed(
     terms: np.ndarray, other: np.ndarray, visible: np.ndarray, largest: float, how: Arithmetic, groups: int = 1
 ) -> np.ndarray:
@@ -172,9 +180,10 @@ def attention_bounds(
     weight_error = score_error + u * np.abs(z - m) + EXPONENTIAL * u  # ε
     sum_error = (P * weight_error).sum(axis=3, keepdims=True) + how.sum(n) + rescaled  # λ
     y = dropped @ v
-    y_error = (dropped * (weight_error + rescaled + how.product(n))) @ np.abs(v)
-    y_error += np.abs(y) * (sum_error + 5 * u) + _packed(dropped, v, visible, most, how)
-    y_error = stored(y_error, y, how, sees)
+    weight_error = dropped * (weight_error + rescaled)  # of P̃ now
+    y_own = how.product(n) * (dropped @ np.abs(v))
+    y_error = weight_error @ np.abs(v) + np.abs(y) * (sum_error + 5 * u) + _packed(dropped, v, visible, most, how)
+    y_error = stored(y_error + y_own, y, how, sees)
     lse = m + log_total
     lse_error = sum_error + u * (3 * np.abs(lse) + 2 * np.abs(m) + 2 * log_total)
     result = AttentionBounds(y_error, np.where(sees, lse_error / np.log(2.0), 0.0)[..., 0])
@@ -186,8 +195,10 @@ def attention_bounds(
     again = score_error + lse_error + u * (np.abs(z - lse) + np.abs(z) + np.abs(lse) + EXPONENTIAL)  # π
     dP, delta = dy @ values, (dy * y).sum(axis=3, keepdims=True)
     t = M * dP - delta
-    delta_error = _together((dy * y_error)[..., None, :], np.ones((D, 1)))[..., 0]
-    delta_error += how.sum(D) * (np.abs(dy * y)).sum(axis=3, keepdims=True)
+    delta_error = (weight_error * np.abs(dP)).sum(axis=3, keepdims=True) + np.abs(delta) * (sum_error + 5 * u)
+    delta_error += how.sum(D) * np.abs(dy * y).sum(axis=3, keepdims=True) + _row_sum(dy * stored(y_own, y, how, sees))
+    if how.tensor_cores:
+        delta_error += how.element * _row_sum(dropped * dP)
     t_error = M * how.product(D + 1) * (np.abs(dy) @ np.abs(values) + np.abs(delta)) + 2 * u * np.abs(M * dP)
     t_error += delta_error + u * np.abs(t)
     dS = P * t
