@@ -1,8 +1,6 @@
 // Records a kernel's accesses to shared memory. The kernel is compiled with -fsanitize=thread, so that the compiler
 // announces each access of the unmodified source, and linked without that sanitizer: the functions that are called
-// stand here, behind cuda_cpu.h. Instructions of ptx.cuh are announced by the macros at the end, which stand behind it.
-
-#ifndef RECORDED_INSTRUCTIONS
+// stand here, behind cuda_cpu.h. Instructions of ptx.cuh are announced by macros (recording.py), which stand behind it.
 
 #include <stddef.h>
 
@@ -44,13 +42,13 @@ RECORDER void record_plain(const void* pointer, int bytes, AccessKind kind, cons
         record(site_of(site), address_of(pointer), bytes, kind);
 }
 
-struct Instruction {  // lives while its twin runs
+struct Twin {  // lives while the twin of an instruction runs
     const int thread;
-    RECORDER Instruction(unsigned address, AccessKind kind) : thread(running->number) {
+    RECORDER Twin() : thread(running->number) { inside_twin[thread]++; }
+    RECORDER Twin(unsigned address, AccessKind kind) : Twin() {
         record(site_of(__builtin_return_address(0)), address, 16, kind);
-        inside_twin[thread]++;
     }
-    RECORDER ~Instruction() { inside_twin[thread]--; }
+    RECORDER ~Twin() { inside_twin[thread]--; }
 };
 
 }  // namespace cuda_cpu
@@ -82,13 +80,3 @@ extern "C" __attribute__((visibility("default"))) RECORDER const void* cuda_cpu_
     cuda_cpu::access_count = 0;
     return cuda_cpu::accesses;
 }
-
-#else
-
-#define RECORDED(kind, address) cuda_cpu::Instruction(address, cuda_cpu::kind)
-#define load_matrix_x4(to, address) (RECORDED(MATRIX_LOAD, address), load_matrix_x4(to, address))
-#define load_matrix_x4_trans(to, address) (RECORDED(MATRIX_LOAD, address), load_matrix_x4_trans(to, address))
-#define load_matrix_x2(to, address) (RECORDED(MATRIX_LOAD, address), load_matrix_x2(to, address))
-#define copy_async_16(to, ...) (RECORDED(ASYNC_COPY, to), copy_async_16(to, __VA_ARGS__))
-
-#endif

@@ -17,11 +17,9 @@ lane skips a turn.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +33,15 @@ from minilm.kernels.host import builder
 HEADER = Path(__file__).with_name("recorded.h")
 KINDS = ("read", "write", "ldmatrix", "cp.async")  # AccessKind of recorded.h
 ACCESS = np.dtype([("site", "u8"), ("address", "u4"), ("thread", "i4"), ("bytes", "i4"), ("kind", "i4")])
+# Behind ptx.cuh: its functions as they are, with a record of the address. A macro is not replaced within itself.
+INSTRUCTIONS = """\
+#define RECORDED(kind, address) cuda_cpu::Twin(address, cuda_cpu::kind)
+#define load_matrix_x4(to, address) (RECORDED(MATRIX_LOAD, address), load_matrix_x4(to, address))
+#define load_matrix_x4_trans(to, address) (RECORDED(MATRIX_LOAD, address), load_matrix_x4_trans(to, address))
+#define load_matrix_x2(to, address) (RECORDED(MATRIX_LOAD, address), load_matrix_x2(to, address))
+#define copy_async_16(to, ...) (RECORDED(ASYNC_COPY, to), copy_async_16(to, __VA_ARGS__))
+#define wait_copies cuda_cpu::Twin(), wait_copies
+"""
 BANKS = 32
 MAX_THREADS = builder.MAX_THREADS
 
@@ -90,24 +97,14 @@ class Recorder(builder.CompiledKernel):
 
 def _build(source: str, name: str, launches: list) -> Recorder:
     file = re.search(r'#line 1 "([^"]+)"', source)[1]
-    instructions = f'#define RECORDED_INSTRUCTIONS\n#include "{HEADER}"\n'
-    source = re.sub(
-        r'(#line 1 "ptx\.cuh"\n.*?)(?=^#line )', rf"\1{instructions}", source, flags=re.DOTALL | re.MULTILINE
-    )
-    unit = builder.translate(source, name).replace("<cuda_cpu.h>", f'<cuda_cpu.h>\n#include "{HEADER}"', 1)
+    source = re.sub(r'(?s)(?<=#line 1 "ptx\.cuh"\n).*?\n(?=#line )', lambda text: text[0] + INSTRUCTIONS, source)
+    # The header's text is part of the unit: the cache must know it.
+    header = HEADER.read_text(encoding="utf-8")
+    unit = builder.translate(source, name).replace("<cuda_cpu.h>", f"<cuda_cpu.h>\n{header}", 1)
     plain = [flag for flag in builder.flags() if not flag.startswith(("-O", "-fsanitize"))]
     # Not optimised: a struct of 16 bytes stays one access.
     command = [builder.find_compiler(), *plain, "-O0", "-g1", "-fsanitize=thread", "-U__SANITIZE_THREAD__"]
-    key = "\0".join([unit, *command]).encode() + HEADER.read_bytes() + builder._headers()
-    library = builder.cache_directory() / "host" / f"{name}-{hashlib.sha256(key).hexdigest()[:24]}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as scratch:
-            compiled, built = Path(scratch) / "kernel.o", Path(scratch) / "kernel.so"
-            compiling = [*command, "-c", f"-I{builder.HEADERS}", "-x", "c++", "-", "-o", str(compiled)]
-            subprocess.run(compiling, input=unit, text=True, check=True)
-            subprocess.run([command[0], "-shared", str(compiled), "-o", str(built)], check=True)
-            built.replace(library)
+    library = builder.library_of(unit, name, command, handled="-fsanitize=thread")
     return Recorder(library, file, name, launches)
 
 
