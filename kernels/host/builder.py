@@ -168,16 +168,20 @@ def build(source: str, name: str, sanitizer: str | None = None) -> CompiledKerne
     problem = compiler_problem()
     if problem:
         raise CompileError(problem)
-    compiler, unit = find_compiler(), translate(source, name)
-    command = [compiler, *flags(sanitizer)]
-    key = "\0".join([unit, *command, _compiler_version(compiler), platform.machine()]).encode() + _headers()
+    return CompiledKernel(library_of(translate(source, name), name, [find_compiler(), *flags(sanitizer)]), name)
+
+
+def library_of(unit: str, name: str, command: Sequence[str], handled: str = f"-fsanitize={CHECKS}") -> Path:
+    """What `command` makes of a translation unit, compiled or found in the cache. handled: the flag whose calls the
+    unit's own headers handle, so that the runtime library for it isn't linked."""
+    key = "\0".join([unit, *command, _compiler_version(command[0]), platform.machine()]).encode() + _headers()
     library = cache_directory() / "host" / f"{name}-{hashlib.sha256(key).hexdigest()[:24]}.so"
     if not library.exists():
-        _compile(unit, name, command, library)
-    return CompiledKernel(library, name)
+        _compile(unit, name, command, library, handled)
+    return library
 
 
-def _compile(unit: str, name: str, command: Sequence[str], library: Path) -> None:
+def _compile(unit: str, name: str, command: Sequence[str], library: Path, handled: str) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     # Built beside its place and renamed: another process finds the whole file, or none.
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as scratch:
@@ -188,7 +192,7 @@ def _compile(unit: str, name: str, command: Sequence[str], library: Path) -> Non
         if result.returncode:
             raise CompileError(explain(result.stderr, name))
         # The compiler's checks are handled in checks.h: their runtime library isn't linked, unlike a sanitizer's.
-        linking = [*(flag for flag in command if flag != f"-fsanitize={CHECKS}"), "-shared", str(compiled)]
+        linking = [*(flag for flag in command if flag != handled), "-shared", str(compiled)]
         subprocess.run([*linking, "-o", str(built)], check=True, env=environment)
         os.replace(built, library)
 

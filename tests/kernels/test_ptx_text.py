@@ -38,6 +38,9 @@ BUGS = {
         "{%8, %9} stands where {r4} is wanted",
     ),
     "wait without volatile": ((f'asm volatile("{WAIT}', f'asm("{WAIT}'), "it must be volatile"),
+    "ldmatrix without volatile": (
+        ('asm volatile("ldmatrix.sync.aligned.m8n8.x2', 'asm("ldmatrix.sync.aligned.m8n8.x2'), "it must be volatile",
+    ),
     "wait without memory": ((f'"{WAIT} %0;" ::"n"(N) : "memory"', f'"{WAIT} %0;" ::"n"(N)'), '"memory"'),
     "address of 32 bits for global memory": (('"l"(from)', '"r"(from)'), "constraint 'r', not 'l'"),
 }  # fmt: skip
