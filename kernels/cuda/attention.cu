@@ -19,7 +19,7 @@
 // Roofline: with S in memory there are 4 T T D / 16 T T = D / 4 operations a byte, 16 in the example, left of the
 // float32 ridge at 20: two products of 32 us each, and 40 us for the softmax between them. Without S it is
 // 4 T T D / 16 T D = T / 4, far to the right. Registers, without spills (NVRTC, sm_80, D = 64; python -m minilm.kernels
-// compile shows all): naive 29 to 32, tiles 56, forward 154, dkdv 156 and dq 146, that is 12 warps per multiprocessor.
+// compile shows all): naive 29 to 32, tiles 56, forward 164, dkdv 144 and dq 128, that is 12 warps per multiprocessor.
 //
 // ONLINE SOFTMAX. A row keeps its maximum m, its sum l and its unnormalised output o; a tile of scores updates them by
 //     m' = max(m, max s)    l = l 2^(m-m') + sum 2^(s-m')    o = o 2^(m-m') + 2^(s-m') v      and at the end O = o / l.

@@ -55,10 +55,10 @@
 // As it stands (full, causal; float16 and bfloat16 alike; no spills, no stack; 4 warps, two blocks per SM):
 //
 //                 D = 64: registers  instr        shared     D = 128: registers  instr        shared memory, bytes
-//   dkdv  sm_80   248, 251           1.36, 1.37   47,104     254, 255            1.25, 1.27   71,680
-//         sm_90   253, 251           1.39, 1.40              253, 255            1.31, 1.32
-//   dq    sm_80   216, 218           1.43, 1.45   36,864     193, 195            1.33, 1.35   69,632
-//         sm_90   207, 209           1.46, 1.49              195, 195            1.39, 1.41
+//   dkdv  sm_80   252, 251           1.36, 1.37   47,104     255, 255            1.24, 1.26   71,680
+//         sm_90   254, 251           1.39, 1.40              255, 255            1.29, 1.33
+//   dq    sm_80   218, 217           1.43, 1.45   36,864     193, 195            1.33, 1.36   69,632
+//         sm_90   206, 208           1.46, 1.49              193, 195            1.37, 1.43
 
 #include "attention_tensor_core_backward.cuh"
 

@@ -37,9 +37,9 @@ inline int block_index() { return blockIdx.x; }
 
 inline unsigned shared_address(const void* pointer) { return cuda_cpu::address_of(pointer); }
 
-// Not memset: ThreadSanitizer doesn't see one that the compiler expands.
-inline void fill_16(char* to, unsigned word) {
-    for (int i = 0; i < 4; i++) ((unsigned*)to)[i] = word;
+// 16 bytes from `from`, or four times `word`. No memcpy: ThreadSanitizer doesn't see one that the compiler expands.
+inline void store_16(char* to, const void* from, unsigned word) {
+    for (int i = 0; i < 4; i++) ((unsigned*)to)[i] = from ? ((const unsigned*)from)[i] : word;
 }
 
 // From its issue on the target belongs to the copy, and holds NaN: whoever still reads what was there before, or reads
@@ -49,7 +49,7 @@ inline void copy_async_16(unsigned to, const void* from, bool present, CUDA_CPU_
     if (present && (size_t)from % 16)
         CUDA_CPU_FAIL("%s:%d: misaligned: thread %d copies 16 bytes from %p", file, line, cuda_cpu::self().number,
                       from);
-    fill_16(destination, ~0u);
+    store_16(destination, nullptr, ~0u);
     cuda_cpu::defer({destination, from, present ? 16 : 0, cuda_cpu::self().group});
 }
 
@@ -58,10 +58,8 @@ inline void commit_copies() { cuda_cpu::self().group++; }
 template <int N>
 inline void wait_copies() {
     cuda_cpu::Copy copy;
-    while (cuda_cpu::take(cuda_cpu::self().group - N, &copy)) {
-        if (copy.bytes) memcpy(copy.destination, copy.source, 16);
-        else fill_16(copy.destination, 0);
-    }
+    while (cuda_cpu::take(cuda_cpu::self().group - N, &copy))
+        store_16(copy.destination, copy.bytes ? copy.source : nullptr, 0);
 }
 
 template <int COUNT>

@@ -92,18 +92,29 @@ def loss_in_place() -> Pairs:
 
 
 def _attention(
-    dtype: str, Tq: int, Tk: int, D: int = 64, backward: bool = False, low: bool = False, **options
+    dtype: str,
+    Tq: int,
+    Tk: int,
+    D: int = 64,
+    H: int = 2,
+    wrt: Sequence[str] = (),
+    low: bool = False,
+    diagonal: bool = False,
+    **options,
 ) -> Pairs:
-    q, k, v, do = _drawn(3, dtype, (1, 2, Tq, D), (1, 2, Tk, D), (1, 2, Tk, D), (1, 2, Tq, D))
+    """y, and the gradients named in `wrt`."""
+    q, k, v, do = _drawn(3, dtype, (1, H, Tq, D), (1, H, Tk, D), (1, H, Tk, D), (1, H, Tq, D))
     if low:  # all scores far below 0: what isn't hidden past the last key outweighs them
         q, k = np.abs(q) + q.dtype.type(1), -np.abs(k) - q.dtype.type(1)
+    if diagonal:  # the last key that a query sees outweighs the others: a loop that ends too soon leaves it out
+        k[:, :, Tk - Tq :] = q
     y, cache = attention(q, k, v, **options)
     with reference():
         exact_y, exact_cache = ops.attention(*_wide(q, k, v), **options)
         pairs = [(y, exact_y)]
-        if backward:
-            gradients = attention_backward(do, cache)[:3]
-            pairs += zip(gradients, ops.attention_backward(*_wide(do), exact_cache)[:3], strict=True)
+        if wrt:
+            gradients = attention_backward(do, cache, wrt), ops.attention_backward(*_wide(do), exact_cache, wrt)
+            pairs += [pair for pair in zip(*gradients, strict=True) if pair[0] is not None]
     return pairs
 
 
@@ -128,26 +139,43 @@ def blind_rows(dtype: str) -> Pairs:
     return [(y, exact_y), (cache.lse, np.where(np.isneginf(lse), np.inf, lse))]
 
 
-def decoded() -> Pairs:
+def decoded(Tk: int, length: int) -> Pairs:
     """NaN behind each length and under the mask; keys split in three."""
-    q, k, v = _drawn(7, "float32", (2, 4, 40), (2, 2, 97, 40), (2, 2, 97, 40))
-    lengths, mask = np.array([97, 33], np.int32), np.arange(97) % 5 != 2
+    q, k, v = _drawn(7, "float32", (2, 4, 40), (2, 2, Tk, 40), (2, 2, Tk, 40))
+    lengths, mask = np.array([Tk, length], np.int32), np.arange(Tk) % 5 != 2
     exact_y, _ = ops.attention(*_wide(q[:, :, None], k, v), key_lengths=lengths, mask=mask)
     k[:, :, ~mask] = v[:, :, ~mask] = np.nan
-    k[1, :, 33:] = v[1, :, 33:] = np.nan
+    k[1, :, length:] = v[1, :, length:] = np.nan
     y = attention_decode(q, k, v, key_lengths=lengths, mask=mask, splits=3)
     return [(y, exact_y[:, :, 0])]
 
+
+ALL = ("q", "k", "v")
 
 SCENARIOS: dict[str, Callable[[], Pairs]] = {
     "softmax": softmax_rows,
     "cross-entropy in place": loss_in_place,
     "exact": functools.partial(_attention, "float32", 33, 70, D=40),
-    "exact, backward": functools.partial(_attention, "float32", 33, 70, D=40, backward=True, causal=True),
+    "exact, backward": functools.partial(_attention, "float32", 33, 70, D=40, wrt=ALL, causal=True),
     "tensor cores": functools.partial(_attention, "float16", 33, 150),
-    "tensor cores, backward": functools.partial(_attention, "float16", 33, 70, backward=True, causal=True),
-    "tensor cores, low scores": functools.partial(_attention, "float16", 33, 70, backward=True, low=True),
+    "tensor cores, backward": functools.partial(_attention, "float16", 33, 70, wrt=ALL, causal=True),
+    "tensor cores, low scores": functools.partial(_attention, "float16", 33, 70, wrt=ALL, low=True),
     "dropout on tensor cores": functools.partial(dropped, "float16"),
     "blind rows": functools.partial(blind_rows, "float16"),
-    "decode": decoded,
+    "decode": functools.partial(decoded, 97, 33),
+    # Three tiles at least, of rows and of columns, so that each stage of shared memory is used a second time. Causal
+    # with one key more than queries: the last row of a block alone sees the first key of a tile.
+    "exact, tiles": functools.partial(_attention, "float32", 140, 150, D=40, H=1),
+    "exact, tiles, backward": functools.partial(_attention, "float32", 140, 150, D=40, H=1, wrt=ALL),
+    "exact, tiles, causal": functools.partial(
+        _attention, "float32", 140, 141, D=40, H=1, wrt=ALL, causal=True, diagonal=True
+    ),
+    "tensor cores, tiles": functools.partial(_attention, "float16", 270, 290, H=1),
+    "tensor cores, tiles, dkdv": functools.partial(_attention, "float16", 270, 290, H=1, wrt=("k", "v")),
+    "tensor cores, tiles, dq": functools.partial(_attention, "float16", 270, 290, H=1, wrt=("q",)),
+    "tensor cores, tiles, causal": functools.partial(
+        _attention, "float16", 270, 271, H=1, wrt=ALL, causal=True, diagonal=True
+    ),
+    "tensor cores, D = 128": functools.partial(_attention, "float16", 270, 200, D=128, H=1, wrt=ALL),
+    "decode, tiles": functools.partial(decoded, 400, 333),
 }
