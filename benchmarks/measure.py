@@ -171,7 +171,7 @@ def main(argv: list[str]) -> int:
     with autotuning() if job.autotune else nullcontext():
         run, failed = measure(job, xp, int(os.environ[THREAD_VARIABLES[0]]))
     print(json.dumps(run._asdict() | {"rows": [row._asdict() for row in run.rows]}), file=answer)
-    return 1 if failed else 0
+    return 0 if run.rows and not failed else 1
 
 
 def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
@@ -225,7 +225,7 @@ def _measure_one(
     for variant in variants if job.memory else ():
         _tell(f"{name}: memory of {variant}")
         if xp is np:
-            single = job._replace(work=[(name, sizes)], variant=variant, peers=_peer_of(variant))
+            single = job._replace(work=[(name, sizes)], dtype=setting.dtype, variant=variant, peers=_peer_of(variant))
             peaks[variant] = _in_a_process(single)[0]
         else:
             peaks[variant] = memory.pool_growth(xp, whole(variants[variant]))
