@@ -198,6 +198,8 @@ def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
             measured, more = _measure_one(job, setting, name, sizes, clock, threads, best[dtype])
             rows += measured
             notes += more
+            if xp is not np:  # one process has all: what ends it early takes no figure away that was there
+                report.print_tables(report.with_shares(measured, best), sys.stderr)
         except LeftOut as reason:
             notes.append(str(reason))
         except Exception as problem:  # a peer's errors are of its own kinds; the other workloads go on
