@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -182,13 +182,18 @@ def print_run(run: Run) -> None:
     print(describe(run.environment))
     for note in run.notes:
         print(note)
-    for key in dict.fromkeys((row.workload, row.size, row.dtype) for row in run.rows):
-        chosen = [row for row in run.rows if (row.workload, row.size, row.dtype) == key]
-        threads = chosen[0].threads
-        print(f"\n{key[0]}  {key[1]}  {chosen[0].dtype}, {threads} thread{'s' if threads > 1 else ''}")
-        print(as_text([HEAD, *cells_of(chosen)]))
+    print_tables(run.rows)
     if run.rows:
         print(f"\n{LEGEND}")
+
+
+def print_tables(rows: Sequence[Row], file: TextIO | None = None) -> None:
+    """A table for each workload, size and precision."""
+    for key in dict.fromkeys((row.workload, row.size, row.dtype) for row in rows):
+        chosen = [row for row in rows if (row.workload, row.size, row.dtype) == key]
+        threads = chosen[0].threads
+        print(f"\n{key[0]}  {key[1]}  {key[2]}, {threads} thread{'s' if threads > 1 else ''}", file=file)
+        print(as_text([HEAD, *cells_of(chosen)]), file=file, flush=True)
 
 
 def describe(environment: dict[str, Any]) -> str:

@@ -262,18 +262,16 @@ def op_variants(
 def with_tuned(variant: Variant, op: str, *args: Any, **options: Any) -> dict[str, Variant]:
     """`variant` as the definition, and by the name of the version that is chosen, where that is another.
 
-    There is no definition in bfloat16, which NumPy's functions don't take: LeftOut where no other version serves it.
+    LeftOut where no other version serves 16 bits, in which a definition alone says nothing; bfloat16 has none, since
+    NumPy's functions don't take it.
     """
     chosen = explain(op, *args, **options).splitlines()[0].partition(": ")[2]
     floating = next(array for array in args if array.dtype.kind != "i")
-    variants = {} if floating.dtype.name == "bfloat16" else {"definition": definition(variant)}
-    if chosen.startswith("definition") and not variants:
-        raise LeftOut(f"{op}: no version takes bfloat16 on {'the CPU' if _on_cpu(floating) else 'this device'}")
-    return variants if chosen.startswith("definition") else {**variants, chosen: recycling(variant)}
-
-
-def _on_cpu(array: Any) -> bool:
-    return isinstance(array, np.ndarray)
+    dtype, defined = floating.dtype.name, chosen.startswith("definition")
+    if defined and floating.dtype.itemsize == 2:
+        raise LeftOut(f"{op}: no version takes {dtype} on {'the CPU' if isinstance(floating, np.ndarray) else 'a GPU'}")
+    variants = {} if dtype == "bfloat16" else {"definition": definition(variant)}
+    return variants if defined else {**variants, chosen: recycling(variant)}
 
 
 def reference_of(

@@ -78,7 +78,7 @@ def layer_norm(setting: Setting, rows: int = 4096, columns: int = 512) -> Worklo
             variants["triton"] = triton_functions.layer_norm(setting, *args, dy)
     return Workload(
         "layer_norm", f"{rows} x {columns}", variants, 2 * x.nbytes, 8 * x.size, setting.tolerance, 4 * x.nbytes,
-        20 * x.size,
+        20 * x.size, reference_of(setting, ops.layer_norm, ops.layer_norm_backward, dy, args),
     )  # fmt: skip
 
 
@@ -94,10 +94,11 @@ def gelu(setting: Setting, rows: int = 2048, columns: int = 2048, approximate: s
         variants["jax"] = jax_functions.variant(
             setting, lambda a: jax.nn.gelu(a, approximate=approximate == "tanh"), [x], dy
         )
-    name = "gelu" if approximate == "none" else "gelu-tanh"
     return Workload(
-        name, f"{rows} x {columns}", variants, 2 * x.nbytes, 10 * x.size, setting.tolerance, 4 * x.nbytes, 20 * x.size
-    )
+        "gelu" if approximate == "none" else "gelu-tanh", f"{rows} x {columns}", variants, 2 * x.nbytes, 10 * x.size,
+        setting.tolerance, 4 * x.nbytes, 20 * x.size,
+        reference_of(setting, ops.gelu, ops.gelu_backward, dy, (x, approximate)),
+    )  # fmt: skip
 
 
 def gelu_tanh(setting: Setting, rows: int = 2048, columns: int = 2048) -> Workload:
@@ -160,8 +161,6 @@ def attention(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 6
             b, h = int(random.integers(B)), int(random.integers(H))
             return slice(b, b + 1), slice(h, h + 1)
 
-        if not variants:
-            raise LeftOut(f"{notes[0]}, and no other version serves it")
     if torch := setting.torch():
         function = torch.nn.functional.scaled_dot_product_attention
         variants["torch"] = _torch_pair(setting, lambda a, b, c: function(a, b, c, is_causal=causal), args, dy)
@@ -174,6 +173,8 @@ def attention(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 6
 
         if D in triton_functions.HEAD_SIZES:
             variants["triton"] = triton_functions.attention(setting, *args, dy, causal=causal)
+    if not variants:
+        raise LeftOut(f"{notes[0]}, and no other version serves it")
     flops = 4 * B * H * T * T * D  # two products; their gradients are four more
     flops = flops // 2 if causal else flops  # over half of all pairs
     size = f"B{B} H{H} T{T} D{D} {'causal' if causal else 'full'}"
