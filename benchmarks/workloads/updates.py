@@ -56,7 +56,8 @@ def adamw(setting: Setting, parameters: int = 10_000_000) -> Workload:
         variants["torch"] = pytorch.adamw(torch, *tensors, **ADAMW)
     size = 10 * side * side
     moved = 7 * size * setting.xp.dtype(setting.dtype).itemsize  # four arrays read, three written
-    return Workload("adamw", f"{size} parameters", variants, moved, 14 * size, setting.tolerance)
+    tolerance = 10 * setting.tolerance  # of a change that is the difference of two values a hundred times as large
+    return Workload("adamw", f"{size} parameters", variants, moved, 14 * size, tolerance)
 
 
 class _Plain:
