@@ -262,15 +262,15 @@ def op_variants(
 def with_tuned(variant: Variant, op: str, *args: Any, **options: Any) -> dict[str, Variant]:
     """`variant` as the definition, and by the name of the version that is chosen, where that is another.
 
-    LeftOut where no other version serves 16 bits, in which a definition alone says nothing; bfloat16 has none, since
-    NumPy's functions don't take it.
+    There is no definition in 16 bits: NumPy's functions don't take bfloat16, and in float16 its errors are as large as
+    what is tolerated. LeftOut where no other version serves them.
     """
     chosen = explain(op, *args, **options).splitlines()[0].partition(": ")[2]
     floating = next(array for array in args if array.dtype.kind != "i")
     dtype, defined = floating.dtype.name, chosen.startswith("definition")
     if defined and floating.dtype.itemsize == 2:
         raise LeftOut(f"{op}: no version takes {dtype} on {'the CPU' if isinstance(floating, np.ndarray) else 'a GPU'}")
-    variants = {} if dtype == "bfloat16" else {"definition": definition(variant)}
+    variants = {} if floating.dtype.itemsize == 2 else {"definition": definition(variant)}
     return variants if defined else {**variants, chosen: recycling(variant)}
 
 

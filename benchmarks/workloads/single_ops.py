@@ -196,7 +196,7 @@ def decode(setting: Setting, B: int = 8, H: int = 8, Hkv: int = 2, T: int = 2048
     if setting.xp is np:
         variants = with_tuned(plain, "attention", q, k, v)
     else:
-        variants = {} if setting.dtype == "bfloat16" else {"definition": definition(plain)}
+        variants = {} if setting.sixteen_bits else {"definition": definition(plain)}
         variants["cuda.decode"] = call(lambda: attention_decode(q, k, v))
     if torch := setting.torch():
         function = torch.nn.functional.scaled_dot_product_attention
