@@ -287,7 +287,9 @@ def _cuda(compute_capability: int) -> types.SimpleNamespace:
         driverGetVersion=lambda: 0,
         runtimeGetVersion=lambda: 0,
     )
-    return types.SimpleNamespace(Device=device, Event=_Event, get_elapsed_time=_elapsed, runtime=runtime)
+    return types.SimpleNamespace(
+        Device=device, Event=_Event, get_elapsed_time=_elapsed, runtime=runtime, set_allocator=lambda allocator: None
+    )
 
 
 @contextlib.contextmanager
