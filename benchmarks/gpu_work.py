@@ -27,29 +27,37 @@ class Work(NamedTuple):
     dtype: str
 
 
-def _attention() -> list[Work]:
+def _attention(dtype: str) -> list[Work]:
     names, lengths, heads = ("attention", "attention-full"), (1024, 4096, 16384), (64, 128)
-    tensor_cores = [Work(n, [4, 16, T, D], dtype) for dtype in HALVES for n in names for T in lengths for D in heads]
-    return tensor_cores + [Work(name, [4, 16, 2048, 64], "float32") for name in names]
+    return [Work(name, [4, 16, T, D], dtype) for T in lengths for D in heads for name in names]
 
 
+def _rows(dtype: str) -> list[Work]:
+    lengths = [Work("softmax", [4096, N], dtype) for N in (1024, 4096, 32768)]
+    return [*lengths, Work("cross_entropy", [8192, 50257], dtype)]
+
+
+def _decode(dtype: str) -> list[Work]:
+    return [Work("decode", [B, 32, 8, 32768, 128], dtype) for B in (1, 8)]
+
+
+# In the order of what it tells, since the time on a GPU may be short.
 GPU_WORK: tuple[Work, ...] = (
-    *(Work("softmax", [4096, N], dtype) for dtype in ("float32", *HALVES) for N in (1024, 4096, 32768)),
-    *(Work("cross_entropy", [8192, 50257], dtype) for dtype in ("float32", *HALVES)),
-    *_attention(),
-    *(Work("decode", [B, 32, 8, 32768, 128], dtype) for dtype in HALVES for B in (1, 8)),
+    *_rows("float32"),
+    *_attention("float16"),
+    *_decode("float16"),
+    *(Work(name, [4, 16, 2048, 64], "float32") for name in ("attention", "attention-full")),
     Work("layer_norm", [16384, 4096], "float32"),
     Work("gelu", [16384, 4096], "float32"),
     Work("gelu-tanh", [16384, 4096], "float32"),
     Work("adamw", [100_000_000], "float32"),
-    *(
-        Work(name, [], "float32")
-        for name in (
-            "embedding", "conv1d", "rnn", "lstm", "gru", "gpt-step", "classifier-step", "gpt-step-large", "bert-encode",
-            "generate", "word2vec",
-        )
-    ),
-)  # fmt: skip
+    *(Work(name, [], "float32") for name in ("gpt-step", "gpt-step-large", "classifier-step", "bert-encode")),
+    *_rows("bfloat16"),
+    *_attention("bfloat16"),
+    *_decode("bfloat16"),
+    *_rows("float16"),
+    *(Work(name, [], "float32") for name in ("embedding", "conv1d", "rnn", "lstm", "gru", "generate", "word2vec")),
+)
 
 TINY: dict[str, list[int]] = {
     "softmax": [4, 64],

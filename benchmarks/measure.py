@@ -26,6 +26,7 @@ from benchmarks.honesty import Refused, Watch
 from benchmarks.inputs import Inputs
 from benchmarks.variants import LeftOut, Setting, Workload, whole
 from benchmarks.workloads import WORKLOADS
+from minilm.kernels.check import records
 
 # All that a library may read its number of threads from.
 THREAD_VARIABLES = ("MINILM_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -198,19 +199,33 @@ def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
             measured, more = _measure_one(job, setting, name, sizes, clock, threads, best[dtype])
             rows += measured
             notes += more
+            _record(name, sizes, dtype, records.PASSED, "; ".join(more), measured)
             if xp is not np:  # one process has all: what ends it early takes no figure away that was there
                 report.print_tables(report.with_shares(measured, best), sys.stderr)
         except LeftOut as reason:
             notes.append(str(reason))
+            _record(name, sizes, dtype, records.SKIPPED, str(reason))
         except Exception as problem:  # a peer's errors are of its own kinds; the other workloads go on
             failed.append(name)
-            notes.append(f"FAILED: {name} was not timed: {type(problem).__name__}: {problem}")
+            told = f"{type(problem).__name__}: {problem}"
+            notes.append(f"FAILED: {name} was not timed: {told}")
+            _record(name, sizes, dtype, records.FAILED, told)
         if xp is not np:
             memory.free_pools(xp)
     best = {dtype: own.or_better(timing.ceilings(xp, clock, dtype)) for dtype, own in best.items()}
     _tell("")
     environment = report.environment(xp, threads, best, peers)
     return report.Run(environment, report.with_shares(rows, best), list(dict.fromkeys(notes))), failed
+
+
+def _record(
+    name: str, sizes: Sequence[int], dtype: str, status: str, told: str, rows: Sequence[report.Row] = ()
+) -> None:
+    """A line in the file of the check of the kernels, if this is a part of it: a run that is cut short keeps these."""
+    if path := os.environ.get(records.RESULTS_VARIABLE):
+        title = " ".join(map(str, (name, *sizes, dtype)))
+        figures = {f"{row.variant}, {row.phase}": row._asdict() for row in rows}
+        records.append(path, records.Record("benchmarks", title, status, told, figures))
 
 
 def _measure_one(

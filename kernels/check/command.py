@@ -8,9 +8,10 @@ The parts, in the order of what they tell:
 
 {parts}
 
-Each runs in a process of its own; one that fails or runs out of time does not stop the next. It may take its part of
+Each runs in a process of its own; one that fails or runs out of time does not stop the next. Each may take its share of
 the time that is left, so that what one part saves the later ones have. Results are written as they come: DIR/check.log
-(all output), check.jsonl (a line for each check); after each part check.json and check.xml (JUnit); benchmarks.json.
+(all output), check.jsonl (a line for each check); after each part check.json and check.xml (JUnit); and the benchmarks'
+own JSON.
 
 Exit codes: 0, all is right; 1, a check failed, or a part did not end in time; 2, there is no GPU, or wrong use; 130,
 interrupted.
@@ -22,6 +23,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -105,7 +107,8 @@ def main(args: argparse.Namespace) -> int:
     try:
         resolve_device("cuda")
     except ValueError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        why = str(problem).removeprefix("device cuda: ").partition(";")[0]
+        print(f"error: there is no GPU to check ({why}); `compile` and `pytest tests/kernels` need none", file=sys.stderr)
         return 2
     folder = args.out or Path(time.strftime("kernel-check-%Y%m%d-%H%M%S"))
     if (folder / "check.jsonl").exists():
@@ -122,13 +125,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _run(plan: Plan, parts: Sequence[Part], budget: float, log: IO[str]) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the parts' processes are ended, too
     began, summaries = time.monotonic(), []
     needed = {part.name: part.seconds(plan) for part in parts}
     print(estimate_table(parts, needed, budget, plan.processes))
     try:
         for number, part in enumerate(parts):
             left = budget - (time.monotonic() - began)
-            limit = share_of(left, [needed[later.name] for later in parts[number:]])
+            limit = limit_of(left, [needed[later.name] for later in parts[number:]])
             print(f"\n{part.name}: {part.about} (at most {limit:.0f} s)", flush=True)
             summaries.append(run_part(part, plan, limit, log))
             print(f"{part.name}: {describe(summaries[-1])}", flush=True)
@@ -141,12 +145,14 @@ def _run(plan: Plan, parts: Sequence[Part], budget: float, log: IO[str]) -> int:
     return int(any(s.status in (FAILED, OUT_OF_TIME) for s in summaries))
 
 
-def share_of(left: float, needed: Sequence[float]) -> float:
-    """The limit of the first of the parts that are yet to run, which need so many seconds each: its share of the time.
+def limit_of(left: float, needed: Sequence[float]) -> float:
+    """Seconds that the first of the parts that are yet to run may take; `needed` is what each is expected to.
 
-    Where there is more time than they need, each may take longer in proportion; where there is less, shorter.
+    Its share of the time that is left; and where it is slower than expected, up to twice that, as long as the parts
+    behind it keep half of theirs.
     """
-    return max(left, 0.0) * needed[0] / sum(needed)
+    share = max(left, 0.0) * needed[0] / sum(needed)
+    return max(share, min(2 * needed[0], left - sum(needed[1:]) / 2))
 
 
 def run_part(part: Part, plan: Plan, limit: float, log: IO[str]) -> Summary:

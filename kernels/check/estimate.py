@@ -39,8 +39,9 @@ COLLECT = 12.0  # pytest's collection of the suite
 SLOWER = 4.0  # times as long under compute-sanitizer, the start included
 LIBRARY_TESTS = 350.0  # seconds of one core: some 1,600 tests, and CuPy's kernels that they compile, 0.15 to 2 s each
 QUICK_LIBRARY_TESTS = 30.0
-WORKLOAD = 4.0  # seconds: a benchmark's inputs, its comparison and its rounds
-WORKLOADS = 30
+WORKLOAD = 2.0  # seconds: a benchmark's inputs, its comparisons and three phases of 0.2 s, compiling included
+WORKLOADS, QUICK_WORKLOADS = 57, 30  # beside PyTorch
+TRITON = 60.0  # for its configurations, of which each is compiled
 STEP = 4.0  # of each model: weights, compiling what CuPy brings, three steps
 
 
@@ -86,7 +87,7 @@ def library_tests(plan: Plan) -> float:
 
 
 def benchmarks(plan: Plan) -> float:
-    return IMPORT_PEERS + WORKLOAD * (5 if plan.quick else WORKLOADS)
+    return 2 * IMPORT_PEERS + WORKLOAD * (QUICK_WORKLOADS if plan.quick else WORKLOADS) + TRITON
 
 
 def step(plan: Plan) -> float:

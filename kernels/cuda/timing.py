@@ -39,9 +39,10 @@ TRIAD_THREADS = 256
 TRIAD_NUMBERS = 16 * TRIAD_THREADS  # of one block
 PERSISTING_L2 = 6  # cudaLimitPersistingL2CacheSize, which CuPy 14 has no name for
 
+SOURCE = "timing.cu"
 INSTANCES = (
-    Instance("timing.cu", "spin", threads=1),
-    Instance("timing.cu", "triad", {"TRIAD_THREADS": TRIAD_THREADS}, threads=TRIAD_THREADS),
+    Instance(SOURCE, "spin", threads=1),
+    Instance(SOURCE, "triad", {"TRIAD_THREADS": TRIAD_THREADS}, threads=TRIAD_THREADS),
 )
 
 _now = time.perf_counter  # this very function, whatever someone puts in its place later
@@ -112,7 +113,7 @@ class DeviceTimer:
         return 1e3 * CYCLES / self.elapsed(start, end)
 
     def _spin_cycles(self, cycles: int) -> None:
-        kernel("timing.cu", "spin", {}, like=self.like)((1,), (1,), (np.int64(cycles),))
+        kernel(SOURCE, "spin", {}, like=self.like)((1,), (1,), (np.int64(cycles),))
 
     def _check_persisting(self) -> None:
         held = persisting(self.cupy)
@@ -126,7 +127,7 @@ class DeviceTimer:
 
 def triad(a: Any, b: Any, c: Any, s: float) -> None:
     """a = b + s·c for float32 arrays of one size: 12 bytes a number cross the memory bus."""
-    launch = kernel("timing.cu", "triad", {"TRIAD_THREADS": TRIAD_THREADS}, like=a)
+    launch = kernel(SOURCE, "triad", {"TRIAD_THREADS": TRIAD_THREADS}, like=a)
     launch((-(-a.size // TRIAD_NUMBERS),), (TRIAD_THREADS,), (a, b, c, np.float32(s), np.int64(a.size)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import subprocess
 import sys
@@ -19,11 +18,11 @@ from benchmarks.gpu_work import GPU_WORK, MOST_BYTES, QUICK, SIXTEEN_BITS, TINY,
 from benchmarks.measure import Job
 from benchmarks.variants import Variant, Workload
 from benchmarks.workloads import WORKLOADS
-from minilm.kernels.cuda import timing as device_timing
 from minilm.kernels.host.builder import find_compiler
 from tests import strict_cupy
 from tests.benchmarks import toy
 from tests.benchmarks.test_workloads import MODELS, made
+from tests.strict_cupy import quick_timing
 from tests.strict_cupy.device_kernels import device_kernels
 
 
@@ -150,12 +149,8 @@ def stand_in(monkeypatch):
     if find_compiler() is None:
         pytest.skip("no C++ compiler")
     monkeypatch.setitem(sys.modules, "cupy", strict_cupy.strict)
-    monkeypatch.setattr(device_timing, "FLUSH_BYTES", 1 << 12)
-    monkeypatch.setattr(device_timing, "CYCLES", 1 << 14)  # 16 µs
-    monkeypatch.setattr(device_timing, "LEAST_SPIN", 1e-5)  # the stand-in is never behind
-    monkeypatch.setattr(timing, "LEAST_ROUNDS", 2)
-    monkeypatch.setattr(timing, "UNTOLD", {"cpu": 10.0, "cuda": 10.0})  # tests share the processor with others
-    monkeypatch.setattr(timing, "ceilings", functools.partial(timing.ceilings, numbers=1 << 10, size=8))
+    for setting in quick_timing.settings():
+        monkeypatch.setattr(*setting)
     with device_kernels(compute_capability=80):
         yield strict_cupy.strict
 

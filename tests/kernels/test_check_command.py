@@ -58,7 +58,7 @@ def test_all_parts_run_on_the_stand_in(environment, host_run, tmp_path):
     assert by_name["device"]["figures"]["name"] == "stand-in"
     kernels = {kernel["name"] for kernel in by_name["tiny GPT"]["figures"]["kernels"]}
     assert {"attention.cu:attention_forward", "cross_entropy.cu:cross_entropy"} <= kernels
-    assert (tmp_path / "results" / "benchmarks.json").exists()
+    assert (tmp_path / "results" / "benchmarks-torch.json").exists()
 
     again = check(environment, tmp_path / "results", "--quick")
     assert again.returncode == 2 and "holds the results of a check already" in again.stderr

@@ -141,9 +141,12 @@ def lives(process):
 
 
 def test_the_time_is_shared_by_what_the_parts_need():
-    assert command.share_of(100.0, [10.0, 30.0]) == 25.0
-    assert command.share_of(100.0, [30.0]) == 100.0
-    assert command.share_of(-5.0, [30.0]) == 0.0
+    assert command.limit_of(120.0, [10.0, 30.0]) == 30.0  # there is more than enough: each gets its share
+    assert command.limit_of(40.0, [10.0, 30.0]) == 20.0  # just enough: a slow one may take twice its time,
+    assert command.limit_of(30.0, [10.0, 30.0]) == 15.0  # but leaves the others half of theirs,
+    assert command.limit_of(20.0, [10.0, 30.0]) == 5.0  # and where there is too little, all get less
+    assert command.limit_of(100.0, [30.0]) == 100.0
+    assert command.limit_of(-5.0, [30.0]) == 0.0
 
 
 # ---- what becomes of a part

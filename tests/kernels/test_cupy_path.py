@@ -26,7 +26,7 @@ from minilm.models import build
 from minilm.optim import AdamW
 from minilm.text.batching import LanguageBatch
 from tests.kernels.cases import Device, check
-from tests.strict_cupy import strict
+from tests.strict_cupy import quick_timing, strict
 from tests.strict_cupy.device_kernels import StrictKernel, device_kernels
 
 FUSED = "cuda.fused"
@@ -88,7 +88,8 @@ def test_shared_memory_above_48_kb_is_asked_for(device, monkeypatch):
 
 def test_autotuned_choice(device, tmp_path, monkeypatch):
     """Candidates are timed once, the choice is kept in a file, and the result stays what it was."""
-    monkeypatch.setattr(autotune, "FLUSH_BYTES", 1 << 12)
+    for setting in quick_timing.settings():
+        monkeypatch.setattr(*setting)
     monkeypatch.setattr(autotune, "REPEATS", 2)
     q, k, v = (device.asarray(single(1, heads, T, 16)) for heads, T in ((2, 1), (1, 600), (1, 600)))
     want = device.to_numpy(attention_decode(q, k, v))

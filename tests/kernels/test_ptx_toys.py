@@ -24,7 +24,10 @@ FAULTS = {
     "a[1] and a[2] swapped": ("{a[0], a[1], a[2], a[3], b[0], b[1]}", "{a[0], a[2], a[1], a[3], b[0], b[1]}", MMA),
     "b[0] and b[1] swapped": ("a[3], b[0], b[1]};\n    cuda", "a[3], b[1], b[0]};\n    cuda", MMA),
     "c left out": ("d[i] = c[i] + cuda_cpu_bits", "d[i] = cuda_cpu_bits", MMA),
-    "no zero fill": ("else fill_16(copy.destination, 0);", "", COPY),
+    "no zero fill": (
+        "store_16(copy.destination, copy.bytes ? copy.source : nullptr, 0);",
+        "if (copy.bytes) store_16(copy.destination, copy.source, 0);", COPY,
+    ),
     "natural exponential": ("const float y = exp2f(x);", "const float y = expf(x);", "ex2.approx"),
     "results below the normal numbers": ("return y < 1.17549435e-38f ? 0.f : y;", "return y;", "ex2.approx"),
     "halves swapped": ("__floats2half2_rn(low, high)", "__floats2half2_rn(high, low)", "pack, unpack"),
