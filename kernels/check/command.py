@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
         resolve_device("cuda")
     except ValueError as problem:
         why = str(problem).removeprefix("device cuda: ").partition(";")[0]
-        print(f"error: there is no GPU to check ({why}); `compile` and `pytest tests/kernels` need none", file=sys.stderr)
+        print(f"error: no GPU to check ({why}); `compile` and `pytest tests/kernels` need none", file=sys.stderr)
         return 2
     folder = args.out or Path(time.strftime("kernel-check-%Y%m%d-%H%M%S"))
     if (folder / "check.jsonl").exists():

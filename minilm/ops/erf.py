@@ -59,16 +59,18 @@ def erfc(x: Array) -> Array:
     """1 − erf(x), elementwise, in the dtype of x (…).
 
     The error is absolute, about 4e-16 (float32: 2e-7), on the left; on the right it is relative and grows only as x²·ε,
-    where 1 − erf(x) would have no digit left.
+    where 1 − erf(x) would have no digit left. TypeError for other precisions than those of POLYNOMIAL.
     """
     xp = floating_namespace(x)
+    if (precision := x.real.dtype.name) not in POLYNOMIAL:
+        raise TypeError(f"erf: dtype {x.dtype} is not served, expected {' or '.join(POLYNOMIAL)}; convert with astype")
     left = x.real < 0
     z = xp.where(left, -x, x)
     z = xp.where(z.real > BEYOND, BEYOND, z)
     inverse = 1 / (S + z)
     t, u = S * inverse, z * inverse  # t = 1 − u, but accurate where it is small
     s = t - u
-    *lower, second, first = POLYNOMIAL[x.real.dtype.name]
+    *lower, second, first = POLYNOMIAL[precision]
     q = s * first + second
     for coefficient in reversed(lower):  # Horner, in place: q is ours
         q *= s

