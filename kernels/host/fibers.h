@@ -149,7 +149,7 @@ ucontext_t scheduler_context;
 [[maybe_unused]] size_t scheduler_stack_size;
 // Variables that stand for a barrier before ThreadSanitizer. They alternate: with one alone, a fast thread's arrival at
 // the next barrier would reach a slow thread that leaves this one, and hide a race.
-[[maybe_unused]] char block_barrier[2], warp_barrier[MAX_THREADS / LANES][2], end_of_block;
+[[maybe_unused]] char block_barrier[2], warp_barrier[MAX_THREADS / LANES][2], start_of_block, end_of_block;
 unsigned block_epoch, warp_epoch[MAX_THREADS / LANES];
 
 void (*entry)(void*);
@@ -214,6 +214,9 @@ __attribute__((noinline)) CUDA_CPU_UNSEEN void resume(Fiber* fiber) {
 __attribute__((noinline)) CUDA_CPU_UNSEEN void fiber_main() {
 #ifdef CUDA_CPU_ASAN
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack_bottom, &scheduler_stack_size);
+#endif
+#ifdef CUDA_CPU_TSAN
+    __tsan_acquire(&start_of_block);
 #endif
     entry(entry_argument);
 #ifdef CUDA_CPU_TSAN

@@ -204,14 +204,16 @@ CUDA_CPU_UNSEEN void launch_blocks(const Config& config) {
             }
         } while (a != 1);
     }
+#ifdef CUDA_CPU_TSAN
+    // Made once for all blocks, which follow each other: a thread of one has seen what those of the last one did.
+    scheduler_tsan = __tsan_get_current_fiber();
+    for (int i = 0; i < threads; i++) fibers[i].tsan = __tsan_create_fiber(0);
+#endif
     for (uint64_t n = 0; n < blocks && !error_code; n++, at = (at + step) % blocks) {
         const Index block = split(all_blocks - blocks + (thread_order == REVERSE ? blocks - 1 - at : at), grid_size);
         poison_shared(config);
 #ifdef CUDA_CPU_ASAN
         __asan_poison_memory_region(dynamic_shared + config.shared_bytes, SHARED_PAD);
-#endif
-#ifdef CUDA_CPU_TSAN
-        scheduler_tsan = __tsan_get_current_fiber();
 #endif
         for (int i = 0; i < threads; i++) {
             Fiber& fiber = fibers[i];
@@ -224,20 +226,22 @@ CUDA_CPU_UNSEEN void launch_blocks(const Config& config) {
             fiber.resolve = nullptr;
             fiber.copies_pending = fiber.group = 0;
             prepare(&fiber);
-#ifdef CUDA_CPU_TSAN
-            fiber.tsan = __tsan_create_fiber(0);
-#endif
         }
+#ifdef CUDA_CPU_TSAN
+        __tsan_release(&start_of_block);
+#endif
         run_block(threads);
 #ifdef CUDA_CPU_TSAN
         __tsan_acquire(&end_of_block);
-        for (int i = 0; i < threads; i++) __tsan_destroy_fiber(fibers[i].tsan);
 #endif
 #ifdef CUDA_CPU_ASAN
         __asan_unpoison_memory_region(dynamic_shared + config.shared_bytes, SHARED_PAD);
 #endif
         if (!error_code) check_block(config, threads);
     }
+#ifdef CUDA_CPU_TSAN
+    for (int i = 0; i < threads; i++) __tsan_destroy_fiber(fibers[i].tsan);
+#endif
 }
 
 }  // namespace cuda_cpu
