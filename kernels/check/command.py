@@ -138,6 +138,7 @@ def _run(plan: Plan, parts: Sequence[Part], budget: float, log: IO[str]) -> int:
             print(f"{part.name}: {describe(summaries[-1])}", flush=True)
             write(plan, summaries, budget)
     except KeyboardInterrupt:
+        write(plan, summaries, budget)
         print(f"\ninterrupted; what was found is in {plan.folder}", file=sys.stderr)
         return 130
     print("\n" + table(summaries))
@@ -176,8 +177,9 @@ def run_part(part: Part, plan: Plan, limit: float, log: IO[str]) -> Summary:
     own = [record for record in records.read(results) if record.part == part.name]
     counts = {status: sum(r.status == status for r in own) for status in (PASSED, FAILED, SKIPPED)}
     first = next((f"{r.name}: {r.detail}" for r in own if r.status == FAILED), "")
-    status = FAILED if counts[FAILED] else OUT_OF_TIME if late else SKIPPED if refused else PASSED
-    detail = first or refused or ("" if own or late else "nothing was found")
+    nothing = "" if own or late or refused else "its processes ended well and said nothing"
+    status = FAILED if first or nothing else OUT_OF_TIME if late else SKIPPED if refused else PASSED
+    detail = first or refused or nothing
     seconds, line = time.monotonic() - began, detail.partition("\n")[0][:300]
     return Summary(part.name, status, seconds, limit, *counts.values(), line)
 

@@ -35,6 +35,7 @@ ARCHITECTURE = 90
 
 IMPORT = 6.0  # seconds: Python, NumPy, CuPy and the device's context
 IMPORT_PEERS = 15.0  # with PyTorch and Triton
+DEFINITIONS = 15.0  # of the calls on the host, in float64, with their bounds
 COLLECT = 12.0  # pytest's collection of the suite
 SLOWER = 4.0  # times as long under compute-sanitizer, the start included
 LIBRARY_TESTS = 350.0  # seconds of one core: some 1,600 tests, and CuPy's kernels that they compile, 0.15 to 2 s each
@@ -71,7 +72,7 @@ def toys(plan: Plan) -> float:
 
 
 def calls(plan: Plan) -> float:
-    return IMPORT + compiling(requests_of(lambda: every_kernel.launch_all(plan.quick))) + 5
+    return IMPORT + compiling(requests_of(lambda: every_kernel.launch_all(plan.quick))) + DEFINITIONS
 
 
 def sanitizer(plan: Plan) -> float:

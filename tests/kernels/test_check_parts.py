@@ -172,6 +172,7 @@ def test_a_part_is_what_its_records_and_exit_codes_say(tmp_path):
             ([SAY.format(status="passed")], PASSED, (1, 0, 0), ""),
             ([SAY.format(status="passed"), SAY.format(status="failed")], FAILED, (1, 1, 0), "a check: told"),
             (["print('no memory'); raise SystemExit(7)"], FAILED, (0, 1, 0), "command 0: exit code 7: no memory"),
+            (["print('well')"], FAILED, (0, 0, 0), "its processes ended well and said nothing"),
             (["print('Device not supported'); raise SystemExit(1)"], SKIPPED, (0, 0, 0), "Device not supported"),
         ]
     ):
