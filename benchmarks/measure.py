@@ -205,6 +205,10 @@ def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
         except LeftOut as reason:
             notes.append(str(reason))
             _record(name, sizes, dtype, records.SKIPPED, str(reason))
+        except ModuleNotFoundError as missing:  # of a training step; operations need nothing but NumPy
+            reason = f"{name} is left out: it needs the package {missing.name}, which is not installed"
+            notes.append(reason)
+            _record(name, sizes, dtype, records.SKIPPED, reason)
         except Exception as problem:  # a peer's errors are of its own kinds; the other workloads go on
             failed.append(name)
             told = f"{type(problem).__name__}: {problem}"

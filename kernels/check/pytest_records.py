@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from minilm.kernels.check.records import FAILED, PASSED, PART_VARIABLE, RESULTS_VARIABLE, SKIPPED, Record, append
+from minilm.kernels.check.records import FAILED, PART_VARIABLE, PASSED, RESULTS_VARIABLE, SKIPPED, Record, append
 
 STATUS = {"passed": PASSED, "failed": FAILED, "skipped": SKIPPED}
 

@@ -90,6 +90,16 @@ def test_a_workload_that_fails_is_named_and_the_others_go_on(monkeypatch):
     assert {row.workload for row in run.rows} == {"softmax"}
 
 
+def test_a_package_that_is_missing_leaves_a_workload_out(monkeypatch):
+    def needing(setting):
+        raise ModuleNotFoundError("No module named 'tqdm'", name="tqdm")
+
+    monkeypatch.setitem(WORKLOADS, "toy", needing)
+    monkeypatch.setattr(timing, "ceilings", lambda *_: timing.Ceilings(10.0, 100.0, "float32"))
+    run, failed = measure.measure(Job([("toy", [])], "cpu", "float32", [], 0.01, memory=False), np, 1)
+    assert failed == [] and run.notes == ["toy is left out: it needs the package tqdm, which is not installed"]
+
+
 def test_single_operations_need_nothing_but_numpy():
     """In the source tree, where nothing was installed: packages that minilm asks for are hidden from a new process."""
     code = """if True:
