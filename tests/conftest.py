@@ -22,6 +22,13 @@ hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, deran
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+def pytest_collection_modifyitems(config, items):
+    """What is marked `full` runs where the command names the mark: it takes long."""
+    if "full" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
 def pytest_terminal_summary(terminalreporter):
     """One line for each reason to skip, instead of one for each place."""
     skipped = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))

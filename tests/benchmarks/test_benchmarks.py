@@ -165,6 +165,7 @@ def stand_in(monkeypatch):
         yield strict_cupy.strict
 
 
+@pytest.mark.full
 def test_everything_on_a_gpu(stand_in):
     """As `all --quick --device cuda` does: kernels are chosen, results compared, calls timed between events."""
     job = Job(list(QUICK), "cuda", "float32", [], seconds=0.001, memory=False)  # the stand-in has no pools

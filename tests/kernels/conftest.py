@@ -16,13 +16,6 @@ SKIPPED = f"needs a run of the kernels on the CPU: {PROBLEM}"
 ORDERS = [("forward", 0), ("reverse", 0), ("random", 1)]
 
 
-def pytest_collection_modifyitems(config, items):
-    """What is marked `full` runs where the command names the mark: it takes long."""
-    if "full" not in config.option.markexpr:
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
-
-
 def pytest_terminal_summary(terminalreporter, config):
     """The errors of the table's calls, where all of them were made."""
     if not {"full", "gpu"} & set(config.option.markexpr.split()):
