@@ -146,9 +146,9 @@ def poison_flags() -> tuple[str, ...]:
 def flags(sanitizer: str | None = None) -> tuple[str, ...]:
     """How a kernel is compiled. CUDA code reads vectors of half data as it likes: no strict aliasing.
 
-    Little is optimised: the runs are short, and compiling takes longer. ThreadSanitizer's runs are long.
+    Little is optimised: the runs are short, and compiling takes longer.
     """
-    optimised = {None: "-Og", "address,undefined": "-O0", "thread": "-O1"}[sanitizer]
+    optimised = "-O0" if sanitizer == "address,undefined" else "-Og"
     common = ("-std=c++17", optimised, "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti")
     exact = ("-ffp-contract=off", "-fno-strict-aliasing", "-fno-threadsafe-statics", "-U_FORTIFY_SOURCE", STACK_CHECK)
     always = (*common, *exact, *machine_flags(), *poison_flags())

@@ -245,7 +245,7 @@ SANITIZED = """
 import numpy as np
 from minilm.kernels.cuda.attention import attention, attention_backward
 rng = np.random.default_rng(0)
-for dtype, D in (("float32", 16), ("float16", 24), ("float64", 80)):
+for dtype, D in (("float32", 16), ("float64", 80)):
     q, dy = rng.standard_normal((2, 1, 2, 37, D)).astype(dtype)
     k, v = rng.standard_normal((2, 1, 1, 66, D)).astype(dtype)
     bias = rng.standard_normal((37, 66)).astype(dtype)

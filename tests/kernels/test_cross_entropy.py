@@ -231,7 +231,7 @@ for V in (33, 1028):  # a warp a row, a block a row
     targets = np.array([0, -100, V - 1])
     cross_entropy(logits, targets, label_smoothing=0.1, inplace=True)
     assert np.isfinite(logits).all()
-for dtype, V, weights in (("float32", 33, None), ("float16", 40001, None), ("float64", 70, rng.random(70))):
+for dtype, V, weights in (("float16", 33, None), ("float64", 8197, None), ("float32", 70, rng.random(70))):
     _, cache = cross_entropy(rng.normal(size=(2, V)).astype(dtype), np.arange(2), class_weights=weights)
     cross_entropy_backward(2.0, cache)
 """

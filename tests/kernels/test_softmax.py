@@ -210,7 +210,7 @@ for N in (33, 1028):  # a warp a row, a block a row
     x = rng.normal(size=(2, 3, N)).astype(np.float32)
     y, cache = softmax(x, causal=True, key_lengths=np.array([N, 7], np.int32))
     assert np.isfinite(softmax_backward(x, cache)).all()
-for dtype, N in (("float64", 65), ("float16", 40001)):  # read twice: longer than what a block holds
+for dtype, N in (("float16", 65), ("float64", 8197)):  # read twice: longer than what a block holds
     x = rng.normal(size=(1, N)).astype(dtype)
     y, cache = softmax(x)
     assert np.isfinite(softmax_backward(x, cache)).all()
