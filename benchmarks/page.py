@@ -67,7 +67,7 @@ All variants of a workload get the same inputs, which change before every round.
 timed calls return, are compared before, between and after the rounds; where one differs, writes to an input, or is
 faster than the machine can be, the workload is refused. All run in one process, interleaved, in a new random order each
 round, after a warm-up, with the garbage collector off; on the CPU each runs untimed for a moment before its time is
-taken, so that caches and threads are its own. Tuned versions work in recycled memory (minilm.arena), as in a training
+taken, so that caches and threads are its own. Tuned versions work in recycled memory (minilm.memory), as in a training
 step. Times are the 20th, 50th and 80th percentile over the rounds. A ratio is the median over the rounds of time of the
 first variant / time of this one, so a machine that slows down for a while slows both. On a GPU a call's kernels are
 queued behind one that waits, events tell the time between the first and the last, without Python's, and a buffer of

@@ -19,19 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from minilm.kernels import compile as compiling
-from minilm.kernels import gate, gate_tables, roofline
+from minilm.kernels import roofline
 from minilm.kernels.cuda.instances import Instance, all_instances
+from minilm.kernels.gate import compile as compiling
+from minilm.kernels.gate import rules, tables
 
 ARCH = 80
 FORMAT = "minilm static tables, version 1"
 COMPILED = f"Compiled for sm_{ARCH}, not run"
-COLUMNS: tuple[gate_tables.Column, ...] = (
-    *gate_tables.COMPARED[:2],
+COLUMNS: tuple[tables.Column, ...] = (
+    *tables.COMPARED[:2],
     ("instructions", lambda f: f.instructions),
-    *gate_tables.COMPARED[2:],
+    *tables.COMPARED[2:],
 )
-RECORDED_COLUMNS = [name for name, _ in gate_tables.COMPARED]
+RECORDED_COLUMNS = [name for name, _ in tables.COMPARED]
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
@@ -55,9 +56,9 @@ def main(arguments: argparse.Namespace) -> int:
         print(note)
     if found["kernels"]:
         print(f"{COMPILED} ({found['compilers']}). FMA are those of the tensor cores.\n")
-        print(gate_tables.markdown(found["kernels"]))
+        print(tables.markdown(found["kernels"]))
     print(f"\n{roofline.MEANING}\n")
-    print(gate_tables.markdown(found["roofline"]))
+    print(tables.markdown(found["roofline"]))
     print(f"\n{roofline.PEAKS}:")
     for line in found["peaks"]:
         print(f"  {line}")
@@ -96,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def _kernels(notes: list[str]) -> tuple[list[list[str]], list[str]]:
     """The first table, and the compilers it comes from."""
-    compared = gate.read_budget()["compared"]
+    compared = rules.read_budget()["compared"]
     wanted = [i for i in all_instances() if any(re.search(row["kernel"], i.name) for row in compared)]
     ours = [figures for unit in compiling.units(wanted, (ARCH,)) for figures in compiling.measure(unit)]
     compilers = [compiling.compiler_version()]

@@ -11,9 +11,9 @@ import numpy as np
 
 from benchmarks.inputs import Inputs
 from minilm import reference
-from minilm.arena import Arena
 from minilm.backend import to_numpy
-from minilm.kernels import explain
+from minilm.memory import MemoryPool
+from minilm.selection import which
 
 DRAWN_ON_DEVICE = 1 << 22  # numbers: from here on the host takes seconds
 
@@ -236,8 +236,8 @@ def definition(variant: Variant) -> Variant:
 
 def recycling(variant: Variant) -> Variant:
     """The same calls in recycled memory, as in a training step."""
-    arena = Arena()
-    return _within(lambda: arena, variant)
+    pool = MemoryPool()
+    return _within(lambda: pool, variant)
 
 
 def _within(context: Callable[[], AbstractContextManager], variant: Variant) -> Variant:
@@ -265,7 +265,7 @@ def with_tuned(variant: Variant, op: str, *args: Any, **options: Any) -> dict[st
     There is no definition in 16 bits: NumPy's functions don't take bfloat16, and in float16 its errors are as large as
     what is tolerated. LeftOut where no other version serves them.
     """
-    chosen = explain(op, *args, **options).splitlines()[0].partition(": ")[2]
+    chosen = which(op, *args, **options).splitlines()[0].partition(": ")[2]
     floating = next(array for array in args if array.dtype.kind != "i")
     dtype, defined = floating.dtype.name, chosen.startswith("definition")
     if defined and floating.dtype.itemsize == 2:

@@ -1,8 +1,7 @@
-"""Tuned versions of the op pairs in `minilm.ops`, installed as `minilm.kernels`.
+"""Tuned versions of the op pairs in `minilm.ops`, installed as `minilm.kernels`. Importing it registers them all.
 
-`selection` picks one of them, or the definition, for each call of an op; `explain` says which and why.
+`minilm.selection` picks one of them, or the definition, for each call of an op; `minilm.which` says which and why.
 """
 
-from minilm.kernels.selection import Version, explain, reference, register, versions
-
-__all__ = ["Version", "explain", "reference", "register", "versions"]
+import minilm.kernels.cpu
+import minilm.kernels.cuda.register  # noqa: F401

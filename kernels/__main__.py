@@ -11,8 +11,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from minilm.kernels import gate_command, roofline
+from minilm.kernels import roofline
 from minilm.kernels.check import command as check_command
+from minilm.kernels.gate import command as gate_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Imports go down only: cli → train → adapt → models → layers → ops → kernels → what all share."""
+"""Imports go down only: cli → train → adapt → models → layers → ops → selection; kernels → ops. No exception."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ import minilm.kernels
 
 # A package may import those on the lines above its own, and itself.
 FROM_THE_BOTTOM = [
-    ("arena", "backend", "files", "steps", "threads"),
-    ("kernels", "data"),
+    ("backend", "checks", "files", "memory", "selection", "threads"),
+    ("data",),
     ("ops", "text"),
-    ("layers",),
+    ("kernels", "layers"),
     ("optim", "models"),
     ("adapt",),
     ("train",),
     ("gradcheck",),
     ("kernels.check",),
-    ("cli",),
+    ("kernels.__main__", "cli"),
 ]
 LEVEL = {name: level for level, names in enumerate(FROM_THE_BOTTOM) for name in names}
-EXCEPTED = {
-    ("selection.py", "ops"),  # `explain`, when it is called, has the ops announce themselves
-    ("__main__.py", "kernels.check"),  # the kernels' own program puts its commands together
-}
-APART = {"kernels.check"}  # holds kernels to the ops: a package of its own among the kernels, above both
+# Packages of their own among the kernels: what holds them to the ops, and the program that puts its commands together.
+APART = {"kernels.check", "kernels.__main__"}
 ROOTS = {"": Path(minilm.__file__).parent, "kernels": Path(minilm.kernels.__file__).parent}
 
 
@@ -71,7 +68,7 @@ def test_a_package_imports_what_lies_below_it(package):
     for file in files:
         for name in imported(file):
             assert name not in ("tests", "benchmarks", "torch", "jax", "triton"), f"{file} imports {name}"
-            if name in LEVEL and name != package and (file.name, name) not in EXCEPTED:
+            if name in LEVEL and name != package:
                 same_ground = LEVEL[name] == LEVEL[package] == 0
                 assert LEVEL[name] < LEVEL[package] or same_ground, f"{file} imports {name}, which lies above it"
 
@@ -104,3 +101,17 @@ def test_a_second_checkout_uses_its_own_kernels(tmp_path):
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert [Path(line).parts[-2] for line in found.stdout.splitlines()] == ["minilm", "kernels"]
     assert all(Path(line).is_relative_to(tmp_path) for line in found.stdout.splitlines()), found.stdout
+
+
+@pytest.mark.parametrize("module", ["minilm.ops", "minilm.gradcheck"])
+def test_the_mathematics_needs_numpy_alone(module):
+    """No tuned version is loaded, and none of the libraries that the rest of minilm depends on."""
+    code = f"""if True:
+        import sys
+        import {module}
+        roots = {{name.partition(".")[0] for name in sys.modules}}
+        print(sorted(roots & {{"cupy", "hypothesis", "safetensors", "threadpoolctl", "tokenizers", "tqdm"}}))
+        print(sorted(name for name in sys.modules if name.startswith("minilm.kernels")))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "[]"]

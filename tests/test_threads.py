@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm import reference, threads
-from minilm.kernels.selection import explain
+from minilm.selection import which
 
 
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 17))
@@ -73,7 +73,7 @@ def test_parts_see_the_context_of_the_caller():
 
     def work(start, stop):
         with np.errstate():
-            return explain("softmax", x).splitlines()[0], np.geterr()["divide"]
+            return which("softmax", x).splitlines()[0], np.geterr()["divide"]
 
     with threads.limit(2), reference(), np.errstate(divide="ignore"):
         found = threads.spread(work, 2)

@@ -35,7 +35,7 @@ from minilm.files import replacing
 from minilm.kernels.check import estimate, processes, records
 from minilm.kernels.check.parts import NAMES, PARTS, Part, Plan, clone
 from minilm.kernels.check.records import FAILED, PASSED, SKIPPED, Record
-from minilm.kernels.gate_tables import markdown
+from minilm.kernels.gate.tables import markdown
 
 OUT_OF_TIME = "out of time"
 REFUSED = "Device not supported"  # compute-sanitizer, where the machine lets nobody watch the device

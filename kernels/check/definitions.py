@@ -16,8 +16,8 @@ import numpy as np
 
 from minilm import ops
 from minilm.gradcheck.structures import map_leaves
-from minilm.kernels import reference
 from minilm.kernels.cuda.philox import keep_mask
+from minilm.selection import reference
 
 SEED = 11  # of the generator that dropout draws its seed from
 

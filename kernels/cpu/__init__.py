@@ -2,7 +2,7 @@
 
 from minilm.kernels.cpu import (
     attention,
-    convolution,
+    conv1d,
     cross_entropy,
     embedding,
     gelu,
@@ -16,7 +16,7 @@ from minilm.kernels.cpu import (
 
 __all__ = [
     "attention",
-    "convolution",
+    "conv1d",
     "cross_entropy",
     "embedding",
     "gelu",

@@ -33,9 +33,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm import threads
-from minilm.arena import empty
 from minilm.kernels.cpu.blocks import buffer_of, row_dot
-from minilm.kernels.selection import Version, register
+from minilm.memory import empty
+from minilm.selection import Version, register
 
 MINIMUM_SIZE = 1 << 13  # scores; below, the calls cost more than the work
 MINIMUM_QUERIES = 8  # below, as in decoding with a cache, copying v costs more than it saves
@@ -308,7 +308,7 @@ def _spread(
         heads = [slice(i, min(i + h, h1)) for i in range(h0, h1, h)]
         return list(itertools.product(sequences, heads))
 
-    # The memory for all is asked for before they start: an arena serves one thread.
+    # The memory for all is asked for before they start: a pool serves one thread.
     prepared = [(chunks_of(*piece), empty((b, h, G, Tq, Tk), dtype) if with_scratch else None) for piece in pieces]
     threads.spread(lambda number, _: work(*prepared[number]), len(prepared))
 

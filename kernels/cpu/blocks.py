@@ -2,7 +2,7 @@
 
 A block is a run of rows of about `BLOCK_BYTES`, worked on by several passes with `out=` before the next is touched: the
 passes run in the L2 cache, and no temporary as large as the array is made. What has the array's size, results and
-caches, is memory of the arena (see `minilm.arena`), so that no page is mapped anew at each call.
+caches, is memory of the pool (see `minilm.memory`), so that no page is mapped anew at each call.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy in row blocks that stay in the cache, for large host logits: a version of `ops.loss`.
+"""Softmax cross-entropy in row blocks that stay in the cache, for large host logits: a version of `ops.cross_entropy`.
 
     L = Σ_i s_i (log Σ_c exp(x_ic − m_i) − (x_it − m_i))        dx_ic = s_i (exp(x_ic − m_i) / Σ − [c = t])
 
@@ -13,8 +13,8 @@ goes to memory. Here
 
 Measured against the definition, 1024 x 10000, float32, 1 thread, medians of interleaved rounds on an AVX-512 CPU
 (`python -m benchmarks cross_entropy --seconds 1.2`): forward 2.5 times as fast (4.3 ms, 10.8 ms), backward as fast
-(4.4 ms, 4.5 ms: it pays for exp), both together 1.7 times; 41 MB instead of 82 MB besides the logits. Without an arena
-(see `minilm.arena`) the backward takes some 3 ms more: page faults of a new gradient.
+(4.4 ms, 4.5 ms: it pays for exp), both together 1.7 times; 41 MB instead of 82 MB besides the logits. Without a pool
+(see `minilm.memory`) the backward takes some 3 ms more: page faults of a new gradient.
 
 It serves float32 and float64 logits of at least MINIMUM_SIZE numbers, reduced to "mean" or "sum", without class weights
 or smoothing. What it does not serve, wrong input included, is left to the definition.
@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty
 from minilm.kernels.cpu.blocks import exp_sums, moderate, spread_blocks
-from minilm.kernels.selection import Version, register
+from minilm.memory import empty
+from minilm.selection import Version, register
 
 BLOCK_BYTES = 1 << 19
 MINIMUM_SIZE = 1 << 15  # below, some hundredths of a millisecond are at stake: not worth leaving the text people read

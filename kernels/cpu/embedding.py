@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty, zeros
 from minilm.kernels.cpu.blocks import unserved
-from minilm.kernels.selection import Version, register
+from minilm.memory import empty, zeros
+from minilm.selection import Version, register
 
 MINIMUM_SIZE = 1 << 14  # numbers looked up
 ROUNDS = 8
 GATHERED_BYTES = 1 << 18  # of the rows that are on their way at a time
 
 
-class OccurrencesCache(NamedTuple):
+class ByRoundsCache(NamedTuple):
     """Which row went where."""
 
     ids: np.ndarray  # (...)  borrowed
@@ -53,14 +53,14 @@ def refuses(ids: Any, weight: Any, padding_idx: int | None = None) -> str | None
     return reason
 
 
-def look_up(ids: np.ndarray, weight: np.ndarray, padding_idx: int | None = None) -> tuple[np.ndarray, OccurrencesCache]:
+def look_up(ids: np.ndarray, weight: np.ndarray, padding_idx: int | None = None) -> tuple[np.ndarray, ByRoundsCache]:
     """y = W[ids]. The range is checked by `refuses`, so nothing needs to be checked, or buffered, again."""
     y = empty((*ids.shape, weight.shape[1]), weight.dtype)
     np.take(weight, ids, axis=0, out=y, mode="clip")
-    return y, OccurrencesCache(ids, weight.shape, padding_idx)
+    return y, ByRoundsCache(ids, weight.shape, padding_idx)
 
 
-def add_up(dy: np.ndarray, cache: OccurrencesCache) -> np.ndarray:
+def add_up(dy: np.ndarray, cache: ByRoundsCache) -> np.ndarray:
     """dW (V, C): row v is the sum of the rows of dy whose id is v, in a fixed order."""
     ids, (V, C), padding_idx = cache
     ids, rows = ids.reshape(-1), dy.reshape(-1, C)  # (N,), (N, C)
@@ -104,4 +104,4 @@ def _pairwise_sum(rows: np.ndarray) -> np.ndarray:
     return rows[0]
 
 
-register("embedding", Version("cpu.occurrences", look_up, add_up, OccurrencesCache, refuses))
+register("embedding", Version("cpu.by_rounds", look_up, add_up, ByRoundsCache, refuses))

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty
 from minilm.kernels.cpu.blocks import spread_blocks, unserved
-from minilm.kernels.selection import Version, register
+from minilm.memory import empty
+from minilm.selection import Version, register
 
 MINIMUM_SIZE = 1 << 14
 BLOCK_BYTES = 1 << 18  # four arrays of this size are in use at a time

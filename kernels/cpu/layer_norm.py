@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty
 from minilm.kernels.cpu.blocks import LONG_ROW, row_dot, spread_blocks, unserved
-from minilm.kernels.selection import Version, register
+from minilm.memory import empty
+from minilm.selection import Version, register
 
 MINIMUM_SIZE = 1 << 15
 BLOCK_BYTES = 1 << 18  # half of what others take: five arrays have a part in the block, and the cache is one megabyte

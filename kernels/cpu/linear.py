@@ -1,7 +1,7 @@
 """The linear map into recycled memory.
 
-The same products as the definition's, which BLAS computes at its best already. Written into buffers of the arena (see
-`minilm.arena`) instead of fresh ones, and the bias added in place: a training step's largest arrays come from here, and
+The same products as the definition's, which BLAS computes at its best already. Written into recycled memory (see
+`minilm.memory`) instead of fresh, and the bias added in place: a training step's largest arrays come from here, and
 after the first step none of them is allocated again. db is a product with ones, which runs in BLAS.
 
 Measured: with the definition in its place, all else as it is, a GPT step of 4 layers, width 128 (12 x 64 tokens) takes
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import SMALL, empty
 from minilm.kernels.cpu.blocks import whole_rows
-from minilm.kernels.selection import Version, register
+from minilm.memory import SMALL, empty
+from minilm.selection import Version, register
 
 
 class RecycledLinearCache(NamedTuple):

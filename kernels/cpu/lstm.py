@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty
 from minilm.kernels.cpu import recurrent
 from minilm.kernels.cpu.recurrent import Run
-from minilm.kernels.selection import Version, register
-from minilm.steps import add_biases, check_arguments
+from minilm.memory import empty
+from minilm.ops.recurrent import add_biases, check_arguments
+from minilm.selection import Version, register
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0")
 ORDER = (2, 1, 0, 3)  # g, f, i, o, where the weights have i, f, g, o
@@ -70,7 +70,7 @@ def feature_major_lstm(
     recurrent.project(run.inputs, outside, out=run.gates[:T, 1:].reshape(T, 4 * H, B))
     with recurrent.in_loop(w_hh, B):
         _steps(run, inside)
-    results = *recurrent.outputs(run), recurrent.final(cells, run.steps)
+    results = *recurrent.outputs(run), recurrent.final(cells, run.order)
     has = b_ih is not None, b_hh is not None, h0 is not None, c0 is not None
     return results, FeatureMajorLSTMCache(run, w_ih, w_hh, has) if cache else None
 

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty
-from minilm.steps import Steps, plan_steps, to_positions, to_steps
+from minilm.memory import empty
+from minilm.ops.recurrent import Order, batch_major, reading_order, time_major
 from minilm.threads import count, one_blas_thread, spread
 
 MINIMUM_SIZE = 1 << 14  # B·T·H
@@ -41,7 +41,7 @@ STRIP = 64  # rows that are transposed at a time
 class Run(NamedTuple):
     """The steps through all sequences, and what their backward reads."""
 
-    steps: Steps
+    order: Order
     inputs: np.ndarray  # (T, B, I)  in the order of the steps
     gates: np.ndarray  # (T', k, H·B)  what the op keeps of a step: k blocks
     states: np.ndarray  # (T + 1, H, B)  h_0 first
@@ -68,11 +68,11 @@ def unserved(x: Any, w_ih: Any, w_hh: Any, *others: Any) -> str | None:
 def begin(x: np.ndarray, h0: np.ndarray | None, H: int, lengths: Any, reverse: bool, kept: tuple[int, int]) -> Run:
     """A run over x (B, T, I) with its inputs and initial state. kept: steps and blocks of `gates`, not filled yet."""
     B, T, I = x.shape
-    steps = plan_steps(x, lengths, reverse)
+    order = reading_order(x, lengths, reverse)
     inputs, states = empty((T, B, I), x.dtype), empty((T + 1, H, B), x.dtype)
-    inputs[...] = _ordered(x, steps)
+    inputs[...] = _ordered(x, order)
     states[0] = 0 if h0 is None else h0.T
-    return Run(steps, inputs, empty((*kept, H * B), x.dtype), states)
+    return Run(order, inputs, empty((*kept, H * B), x.dtype), states)
 
 
 def arrange(
@@ -116,30 +116,30 @@ def outputs(run: Run) -> tuple[np.ndarray, np.ndarray]:
     T, H, B = run.states[1:].shape
     rows, y = empty((T, B, H), run.states.dtype), empty((B, T, H), run.states.dtype)
     rows[...] = run.states[1:].transpose(0, 2, 1)  # (T, B, H); two copies are faster than one from (T, H, B)
-    _place(y, rows, run.steps)
-    return y, final(run.states, run.steps)
+    _place(y, rows, run.order)
+    return y, final(run.states, run.order)
 
 
-def final(states: np.ndarray, steps: Steps) -> np.ndarray:
+def final(states: np.ndarray, order: Order) -> np.ndarray:
     """The state (B, H) after each sequence's last step, a copy. `states` (T + 1, H, B) begins with the initial one."""
-    if steps.lengths is None:
+    if order.lengths is None:
         return states[-1].T.copy()
-    return states[steps.lengths, :, np.arange(states.shape[2])]
+    return states[order.lengths, :, np.arange(states.shape[2])]
 
 
-def _ordered(x: np.ndarray, steps: Steps) -> np.ndarray:
+def _ordered(x: np.ndarray, order: Order) -> np.ndarray:
     """x (B, T, C) in the order of the steps, (T, B, C): a view where no sequence is shorter than T."""
-    if steps.lengths is not None:
-        return to_steps(x, steps)
-    return (x[:, ::-1] if steps.reverse else x).transpose(1, 0, 2)
+    if order.lengths is not None:
+        return time_major(x, order)
+    return (x[:, ::-1] if order.reverse else x).transpose(1, 0, 2)
 
 
-def _place(y: np.ndarray, rows: np.ndarray, steps: Steps) -> None:
+def _place(y: np.ndarray, rows: np.ndarray, order: Order) -> None:
     """The inverse: rows (T, B, C) into y (B, T, C)."""
-    if steps.lengths is not None:
-        y[...] = to_positions(rows, steps)
+    if order.lengths is not None:
+        y[...] = batch_major(rows, order)
     else:
-        (y[:, ::-1] if steps.reverse else y)[...] = rows.transpose(1, 0, 2)
+        (y[:, ::-1] if order.reverse else y)[...] = rows.transpose(1, 0, 2)
 
 
 # ---- backward
@@ -147,9 +147,9 @@ def _place(y: np.ndarray, rows: np.ndarray, steps: Steps) -> None:
 
 def spread_gradients(run: Run, dy: np.ndarray | None, dfinal: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
     """What reaches each state from outside the recurrence, (T + 1, H, B): dy its own, dfinal the last."""
-    dstates, lengths = empty(run.states.shape, dtype), run.steps.lengths
+    dstates, lengths = empty(run.states.shape, dtype), run.order.lengths
     dstates[0] = 0
-    dstates[1:] = 0 if dy is None else _ordered(dy, run.steps).transpose(0, 2, 1)
+    dstates[1:] = 0 if dy is None else _ordered(dy, run.order).transpose(0, 2, 1)
     if dfinal is not None and lengths is None:
         dstates[-1] += dfinal.T
     elif dfinal is not None:
@@ -214,5 +214,5 @@ def products(
     if "x" in wrt:
         drows, dx = empty((T * B, I), dp.dtype), empty((B, T, I), dp.dtype)
         np.matmul(columns.T, w_ih, out=drows)
-        _place(dx, drows.reshape(T, B, I), run.steps)
+        _place(dx, drows.reshape(T, B, I), run.order)
     return dx, dw_ih, dw_hh, db_ih, db_hh

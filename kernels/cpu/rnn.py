@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty
 from minilm.kernels.cpu import recurrent
 from minilm.kernels.cpu.recurrent import Run
-from minilm.kernels.selection import Version, register
-from minilm.steps import add_biases, check_arguments
+from minilm.memory import empty
+from minilm.ops.recurrent import add_biases, check_arguments
+from minilm.selection import Version, register
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0")
 MINIMUM_HIDDEN = 512

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty
 from minilm.kernels.cpu.blocks import exp_sums, moderate, row_dot, spread_blocks, unserved
-from minilm.kernels.selection import Version, register
+from minilm.memory import empty
+from minilm.selection import Version, register
 
 MINIMUM_SIZE = 1 << 15
 

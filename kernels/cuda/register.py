@@ -1,7 +1,7 @@
 """Announces the CUDA versions of softmax, cross-entropy and attention to `minilm.ops`: which calls they serve.
 
     ops.softmax(x), x a CuPy array      runs cuda.fused, if everything below allows it; else the definition
-    explain("softmax", x)               which of them, and the reason
+    minilm.which("softmax", x)          which of them, and the reason
     minilm.kernels.cuda.softmax(x)      the launcher itself: no choice, an error for what it doesn't serve
 
 They serve CuPy arrays whose library can compile. NumPy arrays run the same sources on the CPU, which is slow: only a
@@ -51,7 +51,7 @@ from minilm.kernels.cuda.decode import attention_decode
 from minilm.kernels.cuda.launch import MAX_GRID
 from minilm.kernels.cuda.rows import ACCESS_BYTES, ELEMENT_DEFINES, LONGEST_ROW
 from minilm.kernels.cuda.softmax import FusedSoftmaxCache, softmax, softmax_backward
-from minilm.kernels.selection import Version, register
+from minilm.selection import Version, register
 
 NAME = "cuda.fused"
 AMPERE = 80  # compute capability times ten: the first with bfloat16 and the tensor-core instructions that are used

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,14 +14,14 @@ from minilm.gradcheck.checker import gradcheck
 from minilm.gradcheck.laws import LawViolation, check_laws
 from minilm.gradcheck.report import Report, Row
 from minilm.gradcheck.structures import fresh
+from minilm.selection import registered
 
 
 class Op:
     """Makes cases of one op: `op(label, x=..., weight=..., options={...})`."""
 
-    def __init__(self, name: str, module: str, seed: int) -> None:
-        ops = importlib.import_module(f"minilm.ops.{module}")
-        self.name, self.forward, self.backward = name, getattr(ops, name), getattr(ops, f"{name}_backward")
+    def __init__(self, name: str, seed: int) -> None:
+        self.name, self.op = name, registered()[name]
         self.rng = generator(seed, 1)
 
     def normal(self, *shape: int, scale: float = 1.0) -> np.ndarray:
@@ -34,9 +33,9 @@ class Op:
         forward = self._bound(list(arrays), options or {})
 
         def run(seed: int) -> Report:
-            report = gradcheck(forward, self.backward, tuple(arrays.values()), wrt=wrt, seed=seed)
+            report = gradcheck(forward, self.op.backward, tuple(arrays.values()), wrt=wrt, seed=seed)
             try:
-                check_laws(forward, self.backward, tuple(arrays.values()), wrt=wrt, seed=seed)
+                check_laws(forward, self.op.backward, tuple(arrays.values()), wrt=wrt, seed=seed)
             except LawViolation as broken:
                 row = Row(self.name, "(all)", "law", None, np.nan, np.nan, np.inf, False, str(broken))
                 report = report._replace(rows=(*report.rows, row))
@@ -49,7 +48,7 @@ class Op:
 
         def forward(*values: Any, cache: bool = True) -> Any:
             given = dict(zip(names, values, strict=True))
-            return self.forward(**given, **{name: fresh(value) for name, value in options.items()}, cache=cache)
+            return self.op(**given, **{name: fresh(value) for name, value in options.items()}, cache=cache)
 
         parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
         keyword = inspect.Parameter("cache", inspect.Parameter.KEYWORD_ONLY, default=True)
@@ -59,14 +58,14 @@ class Op:
 
 
 def linear(seed: int) -> Iterator[Case]:
-    op = Op("linear", "linear", seed)
+    op = Op("linear", seed)
     yield op("x (B, T, Cin)", x=op.normal(2, 3, 4), weight=op.normal(5, 4), bias=op.normal(5))
     yield op("no bias, x (Cin)", x=op.normal(4), weight=op.normal(5, 4))
     yield op("no positions", x=op.normal(0, 4), weight=op.normal(5, 4), bias=op.normal(5))
 
 
 def embedding(seed: int) -> Iterator[Case]:
-    op = Op("embedding", "embedding", seed)
+    op = Op("embedding", seed)
     ids = np.array([[1, 0, 3, 3], [3, 1, 0, 2]])  # ids repeat, id 4 does not occur
     yield op("repeated ids", ids=ids, weight=op.normal(5, 3))
     yield op("one id, often", ids=np.full(7, 2), weight=op.normal(5, 3))
@@ -74,7 +73,7 @@ def embedding(seed: int) -> Iterator[Case]:
 
 def _activation(name: str) -> Callable[[int], Iterator[Case]]:
     def build(seed: int) -> Iterator[Case]:
-        op = Op(name, "activation", seed)
+        op = Op(name, seed)
         for kind in ("none", "tanh") if name == "gelu" else (None,):
             options, label = ({}, "") if kind is None else ({"approximate": kind}, f"approximate={kind}; ")
             yield op(f"{label}x (B, T, C)", x=op.normal(2, 3, 4), options=options)
@@ -85,14 +84,14 @@ def _activation(name: str) -> Callable[[int], Iterator[Case]]:
 
 
 def dropout(seed: int) -> Iterator[Case]:
-    op = Op("dropout", "dropout", seed)
+    op = Op("dropout", seed)
     yield op("p=0.4", x=op.normal(3, 4, 2), options={"p": 0.4, "rng": generator(seed, 2)})
     yield op("p=0", x=op.normal(3, 4), options={"p": 0.0, "rng": None})
 
 
 def _softmax(name: str) -> Callable[[int], Iterator[Case]]:
     def build(seed: int) -> Iterator[Case]:
-        op = Op(name, "softmax", seed)
+        op = Op(name, seed)
         yield op("last axis", x=op.normal(2, 3, 5))
         yield op("axis=0", x=op.normal(4, 3), options={"axis": 0})
         yield op("logits far apart", x=op.normal(3, 5, scale=20.0))
@@ -106,20 +105,20 @@ def _softmax(name: str) -> Callable[[int], Iterator[Case]]:
 
 
 def layer_norm(seed: int) -> Iterator[Case]:
-    op = Op("layer_norm", "normalization", seed)
+    op = Op("layer_norm", seed)
     yield op("x (B, T, C)", x=op.normal(2, 3, 5), gain=op.normal(5), bias=op.normal(5))
     yield op("large offset", x=100.0 + op.normal(3, 5), gain=op.normal(5), bias=op.normal(5))
     yield op("C=1", x=op.normal(3, 1), gain=op.normal(1), bias=op.normal(1))
 
 
 def rms_norm(seed: int) -> Iterator[Case]:
-    op = Op("rms_norm", "normalization", seed)
+    op = Op("rms_norm", seed)
     yield op("x (B, T, C)", x=op.normal(2, 3, 5), gain=op.normal(5))
     yield op("large offset", x=100.0 + op.normal(3, 5), gain=op.normal(5))
 
 
 def batch_norm(seed: int) -> Iterator[Case]:
-    op = Op("batch_norm", "batch_normalization", seed)
+    op = Op("batch_norm", seed)
     for train in (True, False):
         running = {"running_mean": op.normal(4), "running_var": op.rng.uniform(0.5, 2.0, 4)}
         yield op(
@@ -128,8 +127,17 @@ def batch_norm(seed: int) -> Iterator[Case]:
         )  # fmt: skip
 
 
+def pool(seed: int) -> Iterator[Case]:
+    op, lengths = Op("pool", seed), np.array([3, 1])
+    for kind in ("last", "mean", "max"):
+        yield op(kind, hidden=op.normal(2, 3, 4), options={"lengths": None, "kind": kind})
+        yield op(f"{kind}, lengths", hidden=op.normal(2, 3, 4), options={"lengths": lengths, "kind": kind})
+    both = {"lengths": lengths, "kind": "last", "directions": 2}
+    yield op("last, both directions, lengths", hidden=op.normal(2, 3, 4), options=both)
+
+
 def cross_entropy(seed: int) -> Iterator[Case]:
-    op = Op("cross_entropy", "loss", seed)
+    op = Op("cross_entropy", seed)
     targets = np.array([[0, 4, 2], [-100, 1, 4]])
     weights = op.rng.uniform(0.5, 2.0, 5)
     for reduction in ("mean", "sum", "none"):
@@ -145,7 +153,7 @@ def cross_entropy(seed: int) -> Iterator[Case]:
 
 
 def binary_cross_entropy_with_logits(seed: int) -> Iterator[Case]:
-    op = Op("binary_cross_entropy_with_logits", "loss", seed)
+    op = Op("binary_cross_entropy_with_logits", seed)
     targets = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.3]])
     for reduction in ("mean", "sum", "none"):
         arrays = {"logits": op.normal(2, 3), "targets": targets}
@@ -166,6 +174,7 @@ CASES: dict[str, Callable[[int], Iterator[Case]]] = {
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "batch_norm": batch_norm,
+    "pool": pool,
     "cross_entropy": cross_entropy,
     "binary_cross_entropy_with_logits": binary_cross_entropy_with_logits,
 }

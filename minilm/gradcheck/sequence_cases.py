@@ -12,7 +12,7 @@ from minilm.gradcheck.op_cases import Op
 
 
 def attention(seed: int) -> Iterator[Case]:
-    op = Op("attention", "attention", seed)
+    op = Op("attention", seed)
     B, H, Tq, Tk, D = 2, 2, 3, 4, 2
 
     def qkv(heads: int = H, kv_heads: int = H, queries: int = Tq, keys: int = Tk) -> dict[str, np.ndarray]:
@@ -48,7 +48,7 @@ def attention(seed: int) -> Iterator[Case]:
 
 
 def rotary(seed: int) -> Iterator[Case]:
-    op = Op("rotary", "positional", seed)
+    op = Op("rotary", seed)
     positions = np.array([0, 1, 5])
     for interleaved in (False, True):
         label, options = f"interleaved={interleaved}", {"interleaved": interleaved}
@@ -57,7 +57,7 @@ def rotary(seed: int) -> Iterator[Case]:
 
 
 def conv1d(seed: int) -> Iterator[Case]:
-    op = Op("conv1d", "convolution", seed)
+    op = Op("conv1d", seed)
     for padding in ("same", "valid", "causal"):
         for K, stride, dilation in ((3, 1, 1), (2, 1, 1), (3, 2, 1), (3, 1, 2), (2, 3, 2)):
             yield op(
@@ -71,7 +71,7 @@ def conv1d(seed: int) -> Iterator[Case]:
 
 def _recurrent(name: str, gates: int) -> Callable[[int], Iterator[Case]]:
     def build(seed: int) -> Iterator[Case]:
-        op = Op(name, name, seed)
+        op = Op(name, seed)
         B, T, I, H = 3, 4, 2, 3
         inputs = {
             "x": op.normal(B, T, I), "w_ih": op.normal(gates * H, I), "w_hh": op.normal(gates * H, H, scale=0.7)

@@ -1,21 +1,20 @@
-"""The activation layer: one of the pointwise functions of `ops.activation`, chosen by its name."""
+"""The activation layer: one of the pointwise functions of `minilm.ops`, chosen by its name."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
+from minilm import ops
 from minilm.backend import Array
 from minilm.layers.base import Gradients, Layer
-from minilm.ops import activation as ops
 
 ACTIVATIONS = {
-    "relu": (ops.relu, ops.relu_backward),
-    "gelu": (ops.gelu, ops.gelu_backward),
-    "gelu-tanh": (functools.partial(ops.gelu, approximate="tanh"), ops.gelu_backward),
-    "silu": (ops.silu, ops.silu_backward),
-    "sigmoid": (ops.sigmoid, ops.sigmoid_backward),
-    "tanh": (ops.tanh, ops.tanh_backward),
+    "relu": (ops.relu, {}),
+    "gelu": (ops.gelu, {}),
+    "gelu-tanh": (ops.gelu, {"approximate": "tanh"}),
+    "silu": (ops.silu, {}),
+    "sigmoid": (ops.sigmoid, {}),
+    "tanh": (ops.tanh, {}),
 }
 
 
@@ -29,7 +28,9 @@ class Activation(Layer):
         self.name = name
 
     def forward(self, x: Array, *, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
-        return ACTIVATIONS[self.name][0](x, cache=train)
+        op, options = ACTIVATIONS[self.name]
+        return op(x, **options, cache=train)
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
-        return (ACTIVATIONS[self.name][1](dy, cache) if need_dx else None), {}
+        op, _ = ACTIVATIONS[self.name]
+        return (op.backward(dy, cache) if need_dx else None), {}

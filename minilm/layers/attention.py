@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty_in
 from minilm.backend import Array, array_namespace
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.key_values import KeyValues, extend
 from minilm.layers.linear import Linear
 from minilm.layers.positional import NoPositions, PositionalEncoding
+from minilm.memory import empty_in
 from minilm.ops.attention import attention, attention_backward, attention_weights
 
 

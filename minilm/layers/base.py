@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from minilm.arena import add
 from minilm.backend import Array, array_namespace, asarray_like, to_numpy
+from minilm.memory import add
 
 Gradients = dict[str, Array]
 

@@ -1,4 +1,4 @@
-"""The 1-D convolution layer over time: owns weight (Cout, Cin, K) and bias (Cout,) of `ops.convolution`."""
+"""The 1-D convolution layer over time: owns weight (Cout, Cin, K) and bias (Cout,) of `ops.conv1d`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from minilm.backend import Array, array_namespace
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.initialization import uniform
-from minilm.ops.convolution import conv1d, conv1d_backward
+from minilm.ops.conv1d import conv1d, conv1d_backward
 
 PADDINGS = ("same", "valid", "causal")
 

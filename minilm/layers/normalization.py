@@ -12,8 +12,9 @@ import numpy as np
 
 from minilm.backend import Array, array_namespace
 from minilm.layers.base import Gradients, Layer
-from minilm.ops.batch_normalization import batch_norm, batch_norm_backward
-from minilm.ops.normalization import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
+from minilm.ops.batch_norm import batch_norm, batch_norm_backward
+from minilm.ops.layer_norm import layer_norm, layer_norm_backward
+from minilm.ops.rms_norm import rms_norm, rms_norm_backward
 
 
 def _check_width(layer: str, width: int) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from minilm.arena import add
 from minilm.backend import Array, array_namespace
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.initialization import normal
-from minilm.ops.positional import alibi_bias, rotary, rotary_backward, sinusoidal_positions
+from minilm.memory import add
+from minilm.ops.alibi_bias import alibi_bias
+from minilm.ops.rotary import rotary, rotary_backward
+from minilm.ops.sinusoidal_positions import sinusoidal_positions
 
 
 class PositionalEncoding(Layer):

@@ -22,8 +22,8 @@ from minilm.layers.dropout import Dropout
 from minilm.layers.initialization import orthogonal, uniform, xavier_uniform
 from minilm.ops.gru import gru, gru_backward
 from minilm.ops.lstm import lstm, lstm_backward
+from minilm.ops.recurrent import check_lengths
 from minilm.ops.rnn import rnn, rnn_backward
-from minilm.steps import check_lengths
 
 OWN = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}  # the op's name: the layer's
 

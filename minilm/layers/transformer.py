@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import add
 from minilm.backend import Array
 from minilm.layers.activation import Activation
 from minilm.layers.attention import MultiHeadAttention
@@ -28,6 +27,7 @@ from minilm.layers.key_values import KeyValues
 from minilm.layers.linear import Linear
 from minilm.layers.normalization import LayerNorm, RMSNorm
 from minilm.layers.positional import PositionalEncoding
+from minilm.memory import add
 
 NORMS = ("layer", "rms")
 FEED_FORWARD = ("linear1", "activation", "dropout", "linear2")

@@ -17,14 +17,13 @@ from minilm.backend import Array, array_namespace
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.linear import Linear
 from minilm.models.backbone import Backbone
-from minilm.models.pooling import POOLINGS, pool, pool_backward
-from minilm.ops.activation import sigmoid
-from minilm.ops.loss import (
+from minilm.ops.binary_cross_entropy_with_logits import (
     binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_backward,
-    cross_entropy,
-    cross_entropy_backward,
 )
+from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
+from minilm.ops.pool import POOLINGS, pool, pool_backward
+from minilm.ops.sigmoid import sigmoid
 from minilm.ops.softmax import softmax
 
 
@@ -91,7 +90,7 @@ class TextClassifierCache(NamedTuple):
 
 
 class TextClassifier(Classifier):
-    """Children backbone and head (Linear C -> 1 or K). pooling: "last", "mean" or "max", see `models.pooling`.
+    """Children backbone and head (Linear C -> 1 or K). pooling: "last", "mean" or "max", see `ops.pool`.
 
     The backbone may come from a language model. One that is wholly frozen is a fixed feature extractor: it runs as in
     inference, without dropout and without a cache.

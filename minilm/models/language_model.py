@@ -16,8 +16,8 @@ from minilm.backend import Array
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.linear import Linear
 from minilm.models.backbone import Backbone
+from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
 from minilm.ops.linear import linear, linear_backward
-from minilm.ops.loss import cross_entropy, cross_entropy_backward
 
 
 class LanguageModelCache(NamedTuple):

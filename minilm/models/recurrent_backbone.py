@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import add
 from minilm.backend import Array, array_namespace
 from minilm.layers.attention import MultiHeadAttention
 from minilm.layers.base import Gradients, Layer, merge
@@ -24,6 +23,7 @@ from minilm.layers.dropout import Dropout
 from minilm.layers.embedding import Embedding
 from minilm.layers.positional import positional_encoding
 from minilm.layers.recurrent import GRU, LSTM, RNN
+from minilm.memory import add
 from minilm.models.backbone import Backbone, positive
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}

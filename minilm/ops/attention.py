@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.backend import Array, array_namespace, floating_namespace, uniform
-from minilm.kernels.selection import follows_cache, selectable
+from minilm.selection import backward_of, op
 
 
 class AttentionCache(NamedTuple):
@@ -52,7 +52,7 @@ class AttentionCache(NamedTuple):
     bias_shape: tuple[int, ...] | None
 
 
-@selectable
+@op
 def attention(
     q: Array,
     k: Array,
@@ -103,7 +103,7 @@ def attention(
     return y, AttentionCache(q, k, v, y, weights, kept, keep_scale, scale, None if bias is None else bias.shape)
 
 
-@follows_cache
+@backward_of(attention)
 def attention_backward(
     dy: Array, cache: AttentionCache, wrt: Container[str] = ("q", "k", "v", "bias")
 ) -> tuple[Array | None, Array | None, Array | None, Array | None]:

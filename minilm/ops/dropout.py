@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from minilm.backend import Array, floating_namespace, uniform
-from minilm.kernels.selection import follows_cache, selectable
+from minilm.selection import backward_of, op
 
 
 class DropoutCache(NamedTuple):
@@ -22,7 +22,7 @@ class DropoutCache(NamedTuple):
     scale: float  # 1/(1 − p), 0 with p = 1
 
 
-@selectable
+@op
 def dropout(x: Array, p: float, rng: Any) -> tuple[Array, DropoutCache]:
     """y = m x / (1 − p). x (...), y (...); p in [0, 1]; rng a NumPy generator (or one of x's library).
 
@@ -41,7 +41,7 @@ def dropout(x: Array, p: float, rng: Any) -> tuple[Array, DropoutCache]:
     return x * cache.mask * cache.scale, cache
 
 
-@follows_cache
+@backward_of(dropout)
 def dropout_backward(dy: Array, cache: DropoutCache) -> Array:
     """dx = m dy / (1 − p): the same numbers, the same scale."""
     return dy if cache.mask is None else dy * cache.mask * cache.scale

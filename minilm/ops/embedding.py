@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minilm.backend import Array, array_namespace, floating_namespace
-from minilm.kernels.selection import follows_cache, selectable
+from minilm.selection import backward_of, op
 
 
 class EmbeddingCache(NamedTuple):
@@ -28,7 +28,7 @@ class EmbeddingCache(NamedTuple):
     padding_idx: int | None
 
 
-@selectable
+@op
 def embedding(ids: Array, weight: Array, padding_idx: int | None = None) -> tuple[Array, EmbeddingCache]:
     """y = W[ids]. ids of any shape (...) and integer dtype, weight (V, C); y (..., C).
 
@@ -53,7 +53,7 @@ def embedding(ids: Array, weight: Array, padding_idx: int | None = None) -> tupl
     return y, EmbeddingCache(ids, weight.shape, padding_idx)
 
 
-@follows_cache
+@backward_of(embedding)
 def embedding_backward(dy: Array, cache: EmbeddingCache) -> Array:
     """dW (V, C), dense: row v is the sum of the rows of dy whose id is v, zero where there is none."""
     ids, (V, C), padding_idx = cache

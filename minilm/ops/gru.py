@@ -16,16 +16,19 @@ from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from minilm.backend import Array, array_namespace
-from minilm.kernels.selection import follows_cache, selectable
 from minilm.ops.recurrent import (
+    Order,
+    batch_major,
+    check_arguments,
     final_state,
     input_gradients,
     project_inputs,
+    reading_order,
     recurrent_gradients,
     recurrent_weight,
     state_gradients,
 )
-from minilm.steps import Steps, check_arguments, plan_steps, to_positions
+from minilm.selection import backward_of, op
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0")
 
@@ -40,10 +43,10 @@ class GRUCache(NamedTuple):
     p_n: Array  # (T, B, H)
     states: Array  # (T + 1, B, H)  h_0 first
     has: tuple[bool, bool, bool]  # b_ih, b_hh, h0 were given
-    steps: Steps
+    order: Order
 
 
-@selectable
+@op
 def gru(
     x: Array,
     w_ih: Array,
@@ -63,9 +66,9 @@ def gru(
     reads from each sequence's end to its beginning. Raises ValueError where shapes or lengths do not fit.
     """
     xp, dtype = check_arguments("gru", 3, x, w_hh, w_ih=w_ih, b_ih=b_ih, b_hh=b_hh, h0=h0)
-    steps = plan_steps(x, lengths, reverse)
+    order = reading_order(x, lengths, reverse)
     (B, T, _), H = x.shape, w_hh.shape[1]
-    gates = project_inputs(x, w_ih, b_ih, steps, dtype)  # (T, B, 3H)
+    gates = project_inputs(x, w_ih, b_ih, order, dtype)  # (T, B, 3H)
     states = xp.empty((T + 1, B, H), dtype)
     states[0] = 0 if h0 is None else h0
     kept_p_n = xp.empty((T if cache else 0, B, H), dtype)
@@ -87,12 +90,12 @@ def gru(
         xp.add(n, z * (states[t] - n), out=states[t + 1])  # (B, H)
         if cache:
             kept_p_n[t] = p_n
-    results = to_positions(states[1:], steps), final_state(states, steps)
+    results = batch_major(states[1:], order), final_state(states, order)
     has = b_ih is not None, b_hh is not None, h0 is not None
-    return results, GRUCache(x, w_ih, w_hh, gates, kept_p_n, states, has, steps) if cache else None
+    return results, GRUCache(x, w_ih, w_hh, gates, kept_p_n, states, has, order) if cache else None
 
 
-@follows_cache
+@backward_of(gru)
 def gru_backward(
     dy: tuple[Array | None, Array | None], cache: GRUCache, wrt: Container[str] = ARGUMENTS
 ) -> tuple[Array | None, ...]:
@@ -105,9 +108,9 @@ def gru_backward(
         ∂L/∂a_r = ∂L/∂a_n · p_n · r(1 − r)                 ∂L/∂p_r = ∂L/∂a_r
         δ_{t−1} = δ_t · z + ∂L/∂p W_hh + dy_{t−1} (+ dh_n)
     """
-    x, w_ih, w_hh, gates, p_n, states, (has_b_ih, has_b_hh, has_h0), steps = cache
+    x, w_ih, w_hh, gates, p_n, states, (has_b_ih, has_b_hh, has_h0), order = cache
     xp = array_namespace(states)
-    dstates = state_gradients(*dy, steps, states)  # (T + 1, B, H)
+    dstates = state_gradients(*dy, order, states)  # (T + 1, B, H)
     dp = xp.empty(gates.shape, dstates.dtype)  # (T, B, 3H)
     da_n = xp.empty(p_n.shape, dstates.dtype)  # (T, B, H)  the only part in which ∂L/∂a differs from ∂L/∂p
     dh = dstates[-1]
@@ -123,7 +126,7 @@ def gru_backward(
             dh = dstates[t] + dh * z + dp[t] @ w_hh  # (B, H)
     dw_hh, db_hh = recurrent_gradients(dp, states, has_b_hh, wrt)
     dp[:, :, 2 * p_n.shape[2] :] = da_n  # from here on, the gradient of a
-    dx, dw_ih, db_ih = input_gradients(dp, x, w_ih, has_b_ih, steps, wrt)
+    dx, dw_ih, db_ih = input_gradients(dp, x, w_ih, has_b_ih, order, wrt)
     return dx, dw_ih, dw_hh, db_ih, db_hh, dh if has_h0 and "h0" in wrt else None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from minilm.backend import Array, floating_namespace
-from minilm.kernels.selection import follows_cache, selectable
+from minilm.selection import backward_of, op
 
 
 class LinearCache(NamedTuple):
@@ -22,7 +22,7 @@ class LinearCache(NamedTuple):
     has_bias: bool
 
 
-@selectable
+@op
 def linear(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, LinearCache]:
     """y = x Wᵀ + b. x (..., Cin), weight (Cout, Cin), bias (Cout,) or None; y (..., Cout).
 
@@ -40,7 +40,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, L
     return y.reshape(*x.shape[:-1], weight.shape[0]), LinearCache(x, weight, bias is not None)
 
 
-@follows_cache
+@backward_of(linear)
 def linear_backward(
     dy: Array, cache: LinearCache, wrt: Container[str] = ("x", "weight", "bias")
 ) -> tuple[Array | None, Array | None, Array | None]:

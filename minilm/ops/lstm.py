@@ -15,16 +15,20 @@ from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from minilm.backend import Array, array_namespace
-from minilm.kernels.selection import follows_cache, selectable
 from minilm.ops.recurrent import (
+    Order,
+    add_biases,
+    batch_major,
+    check_arguments,
     final_state,
     input_gradients,
     project_inputs,
+    reading_order,
     recurrent_gradients,
     recurrent_weight,
     state_gradients,
 )
-from minilm.steps import Steps, add_biases, check_arguments, plan_steps, to_positions
+from minilm.selection import backward_of, op
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0")
 
@@ -39,10 +43,10 @@ class LSTMCache(NamedTuple):
     cells: Array  # (T + 1, B, H)  c_0 first
     states: Array  # (T + 1, B, H)  h_0 first
     has: tuple[bool, bool, bool, bool]  # b_ih, b_hh, h0, c0 were given
-    steps: Steps
+    order: Order
 
 
-@selectable
+@op
 def lstm(
     x: Array,
     w_ih: Array,
@@ -64,12 +68,12 @@ def lstm(
     fit.
     """
     xp, dtype = check_arguments("lstm", 4, x, w_hh, w_ih=w_ih, b_ih=b_ih, b_hh=b_hh, h0=h0, c0=c0)
-    steps = plan_steps(x, lengths, reverse)
+    order = reading_order(x, lengths, reverse)
     (B, T, _), H = x.shape, w_hh.shape[1]
-    gates = project_inputs(x, w_ih, add_biases(b_ih, b_hh), steps, dtype)  # (T, B, 4H)
+    gates = project_inputs(x, w_ih, add_biases(b_ih, b_hh), order, dtype)  # (T, B, 4H)
     states = xp.empty((T + 1, B, H), dtype)
     states[0] = 0 if h0 is None else h0
-    kept = T + 1 if cache or steps.lengths is not None else 2  # without a backward, the last cell and the next suffice
+    kept = T + 1 if cache or order.lengths is not None else 2  # without a backward, the last cell and the next suffice
     cells = xp.empty((kept, B, H), dtype)
     cells[0] = 0 if c0 is None else c0
 
@@ -89,15 +93,15 @@ def lstm(
         c = xp.multiply(f, cells[t % kept], out=cells[(t + 1) % kept])  # (B, H)
         c += i * g
         xp.multiply(o, xp.tanh(c), out=states[t + 1])
-    last_cell = cells[T % kept].copy() if steps.lengths is None else final_state(cells, steps)
-    results = to_positions(states[1:], steps), final_state(states, steps), last_cell
+    last_cell = cells[T % kept].copy() if order.lengths is None else final_state(cells, order)
+    results = batch_major(states[1:], order), final_state(states, order), last_cell
     if not cache:
         return results, None
     has = b_ih is not None, b_hh is not None, h0 is not None, c0 is not None
-    return results, LSTMCache(x, w_ih, w_hh, gates, cells, states, has, steps)
+    return results, LSTMCache(x, w_ih, w_hh, gates, cells, states, has, order)
 
 
-@follows_cache
+@backward_of(lstm)
 def lstm_backward(
     dy: tuple[Array | None, Array | None, Array | None], cache: LSTMCache, wrt: Container[str] = ARGUMENTS
 ) -> tuple[Array | None, ...]:
@@ -110,11 +114,11 @@ def lstm_backward(
         ∂L/∂a_g = γ_t · i · (1 − g²)         ∂L/∂a_o = δ_t · tanh(c_t) · o(1 − o)
         γ_{t−1} = γ_t · f (+ dc_n)           δ_{t−1} = ∂L/∂a W_hh + dy_{t−1} (+ dh_n)
     """
-    x, w_ih, w_hh, gates, cells, states, (has_b_ih, has_b_hh, has_h0, has_c0), steps = cache
+    x, w_ih, w_hh, gates, cells, states, (has_b_ih, has_b_hh, has_h0, has_c0), order = cache
     xp = array_namespace(states)
     dy, dh_n, dc_n = dy
-    dstates = state_gradients(dy, dh_n, steps, states)  # (T + 1, B, H)
-    dcells = None if dc_n is None else state_gradients(None, dc_n, steps, cells)  # (T + 1, B, H)
+    dstates = state_gradients(dy, dh_n, order, states)  # (T + 1, B, H)
+    dcells = None if dc_n is None else state_gradients(None, dc_n, order, cells)  # (T + 1, B, H)
     dtype = dstates.dtype if dcells is None else xp.result_type(dstates, dcells)
     da = xp.empty(gates.shape, dtype)  # (T, B, 4H)
     dh = dstates[-1]
@@ -134,7 +138,7 @@ def lstm_backward(
         dc = dc * f if dcells is None else dc * f + dcells[t]
         if t or "h0" in wrt:
             dh = dstates[t] + da[t] @ w_hh  # (B, H)
-    dx, dw_ih, db_ih = input_gradients(da, x, w_ih, has_b_ih, steps, wrt)
+    dx, dw_ih, db_ih = input_gradients(da, x, w_ih, has_b_ih, order, wrt)
     dw_hh, db_hh = recurrent_gradients(da, states, has_b_hh, wrt)
     dh0 = dh if has_h0 and "h0" in wrt else None
     return dx, dw_ih, dw_hh, db_ih, db_hh, dh0, dc if has_c0 and "c0" in wrt else None

@@ -14,16 +14,20 @@ from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from minilm.backend import Array, array_namespace
-from minilm.kernels.selection import follows_cache, selectable
 from minilm.ops.recurrent import (
+    Order,
+    add_biases,
+    batch_major,
+    check_arguments,
     final_state,
     input_gradients,
     project_inputs,
+    reading_order,
     recurrent_gradients,
     recurrent_weight,
     state_gradients,
 )
-from minilm.steps import Steps, add_biases, check_arguments, plan_steps, to_positions
+from minilm.selection import backward_of, op
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0")
 
@@ -36,10 +40,10 @@ class RNNCache(NamedTuple):
     w_hh: Array  # (H, H)
     states: Array  # (T + 1, B, H)  h_0 first
     has: tuple[bool, bool, bool]  # b_ih, b_hh, h0 were given
-    steps: Steps
+    order: Order
 
 
-@selectable
+@op
 def rnn(
     x: Array,
     w_ih: Array,
@@ -59,9 +63,9 @@ def rnn(
     reads from each sequence's end to its beginning. Raises ValueError where shapes or lengths do not fit.
     """
     xp, dtype = check_arguments("rnn", 1, x, w_hh, w_ih=w_ih, b_ih=b_ih, b_hh=b_hh, h0=h0)
-    steps = plan_steps(x, lengths, reverse)
+    order = reading_order(x, lengths, reverse)
     (B, T, _), H = x.shape, w_hh.shape[1]
-    projected = project_inputs(x, w_ih, add_biases(b_ih, b_hh), steps, dtype)  # (T, B, H)
+    projected = project_inputs(x, w_ih, add_biases(b_ih, b_hh), order, dtype)  # (T, B, H)
     states = xp.empty((T + 1, B, H), dtype)
     states[0] = 0 if h0 is None else h0
     w = recurrent_weight(w_hh, T)
@@ -69,12 +73,12 @@ def rnn(
         h = xp.matmul(states[t], w, out=states[t + 1])  # (B, H)
         h += projected[t]
         xp.tanh(h, out=h)
-    results = to_positions(states[1:], steps), final_state(states, steps)
+    results = batch_major(states[1:], order), final_state(states, order)
     has = b_ih is not None, b_hh is not None, h0 is not None
-    return results, RNNCache(x, w_ih, w_hh, states, has, steps) if cache else None
+    return results, RNNCache(x, w_ih, w_hh, states, has, order) if cache else None
 
 
-@follows_cache
+@backward_of(rnn)
 def rnn_backward(
     dy: tuple[Array | None, Array | None], cache: RNNCache, wrt: Container[str] = ARGUMENTS
 ) -> tuple[Array | None, ...]:
@@ -84,9 +88,9 @@ def rnn_backward(
 
         ∂L/∂a_t = δ_t · (1 − h_t²)        δ_{t−1} = dy_{t−1} + ∂L/∂a_t W_hh
     """
-    x, w_ih, w_hh, states, (has_b_ih, has_b_hh, has_h0), steps = cache
+    x, w_ih, w_hh, states, (has_b_ih, has_b_hh, has_h0), order = cache
     xp = array_namespace(states)
-    dstates = state_gradients(*dy, steps, states)  # (T + 1, B, H)
+    dstates = state_gradients(*dy, order, states)  # (T + 1, B, H)
     da = xp.empty(states[1:].shape, dstates.dtype)  # (T, B, H)
     dh = dstates[-1]
     for t in reversed(range(len(da))):
@@ -94,6 +98,6 @@ def rnn_backward(
         xp.multiply(dh, 1 - h * h, out=da[t])
         if t or "h0" in wrt:
             dh = dstates[t] + da[t] @ w_hh  # (B, H)
-    dx, dw_ih, db_ih = input_gradients(da, x, w_ih, has_b_ih, steps, wrt)
+    dx, dw_ih, db_ih = input_gradients(da, x, w_ih, has_b_ih, order, wrt)
     dw_hh, db_hh = recurrent_gradients(da, states, has_b_hh, wrt)
     return dx, dw_ih, dw_hh, db_ih, db_hh, dh if has_h0 and "h0" in wrt else None

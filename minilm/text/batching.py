@@ -14,7 +14,7 @@ import numpy as np
 from minilm.backend import generator
 from minilm.text.corpus import TokenFile, token_array
 
-IGNORED = -100  # the target of a position that does not count, as in ops.loss.cross_entropy
+IGNORED = -100  # the target of a position that does not count, as in ops.cross_entropy
 
 # Streams of `generator(seed, stream, ...)`: no other use of the same seed draws the same numbers.
 _WINDOWS, _BUCKETS = 0x57494E44, 0x4255434B

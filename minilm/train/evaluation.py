@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from minilm.arena import Arena
 from minilm.backend import Array, array_namespace, asarray_like, to_numpy
 from minilm.layers.base import Layer
-from minilm.ops.loss import binary_cross_entropy_with_logits, cross_entropy
+from minilm.memory import MemoryPool
+from minilm.ops.binary_cross_entropy_with_logits import binary_cross_entropy_with_logits
+from minilm.ops.cross_entropy import cross_entropy
 from minilm.text.batching import IGNORED, ClassificationBatch, WindowSampler
 from minilm.text.corpus import TokenFile, token_array
 from minilm.train.metrics import ClassificationReport
@@ -56,7 +57,7 @@ def evaluate_language_model(
     context = min(context, len(tokens) - 1)
     like = an_array_of(model)
     counts, losses = [], []
-    with Arena():
+    with MemoryPool():
         for batch in islice(WindowSampler(tokens, context, batch_size).sequential(batch_size), max_batches):
             loss, _ = model.loss(batch_like(batch, like), train=False)
             losses.append(loss)
@@ -78,7 +79,7 @@ def evaluate_classifier(
     """
     like = an_array_of(model)
     found, labels = [], []
-    with Arena():
+    with MemoryPool():
         for batch in batches:
             moved = batch_like(batch, like)
             logits, _ = model.forward(moved.ids, lengths=moved.lengths, train=False)  # (B, 1 or K)

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from minilm import threads
-from minilm.arena import Arena
 from minilm.backend import Array, array_namespace, generator
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.normalization import BatchNorm
 from minilm.layers.recurrent import Recurrent
+from minilm.memory import MemoryPool
 from minilm.train.data import terms_of
 
 # What each thread gets at least. The interpreter runs one thread at a time: between short calls threads wait in turn.
@@ -37,7 +37,7 @@ class BatchGradients:
 
     def __init__(self, model: Layer) -> None:
         self.model = model
-        self.arenas: list[Arena] = [Arena()]
+        self.arenas: list[MemoryPool] = [MemoryPool()]
         layers = [layer for _, layer in model.walk()]
         self.divisible = not any(isinstance(layer, BatchNorm) for layer in layers)
         self.width = max((min(p.shape) for p in model.parameters().values() if p.ndim == 2), default=0)
@@ -51,7 +51,7 @@ class BatchGradients:
                 loss, grads = self._differentiate(batch, weight, seed)
             return loss, [grads]
         while len(self.arenas) < len(pieces):
-            self.arenas.append(Arena())
+            self.arenas.append(MemoryPool())
         parts = [_rows(batch, *piece) for piece in pieces]
         terms = [terms_of(part) for part in parts]
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import static
-from minilm.kernels import compile as compiling
+from minilm.kernels.gate import compile as compiling
 
 HAS_TOOLS = compiling.missing() is None
 HAS_TRITON = importlib.util.find_spec("triton") is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minilm.kernels.compile import Figures
+from minilm.kernels.gate.compile import Figures
 
 
 def listing(*lines: str, name: str = "kernel", usage: str = "REG:32 STACK:0 SHARED:0") -> str:

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 import numpy as np
 
 from minilm import ops
-from minilm.kernels import reference
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.attention import attention, attention_backward
 from minilm.kernels.cuda.cross_entropy import cross_entropy, cross_entropy_backward
 from minilm.kernels.cuda.decode import attention_decode
 from minilm.kernels.cuda.philox import keep_mask
 from minilm.kernels.cuda.softmax import softmax
+from minilm.selection import reference
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 

@@ -9,10 +9,11 @@ import re
 import pytest
 
 from minilm.kernels import __main__ as command
-from minilm.kernels import compile as compiling
-from minilm.kernels import gate, gate_command
 from minilm.kernels.cuda.instances import ARCHITECTURES, Instance, all_instances
-from minilm.kernels.occupancy import LIMITS
+from minilm.kernels.gate import command as gate_command
+from minilm.kernels.gate import compile as compiling
+from minilm.kernels.gate import rules
+from minilm.kernels.gate.occupancy import LIMITS
 from tests.kernels.gate_samples import GOOD, LIMITS_OF_TEST, WITHOUT_SOURCE_SIZE, WITHOUT_TRANS
 from tests.kernels.planting import planted
 
@@ -46,9 +47,9 @@ def test_the_thinned_matrix_keeps_every_pair_of_choices():
 def test_what_the_budget_names_with_its_architecture_is_always_compiled():
     (on_80, on_90) = compiling.units([Instance("softmax.cu", "forward", {}, archs=(80, 90))], (80, 90))
     budget = {"limits": LIMITS_OF_TEST, "compared": []}
-    assert gate.is_named(on_80, budget) and not gate.is_named(on_90, budget)
+    assert rules.is_named(on_80, budget) and not rules.is_named(on_90, budget)
     row = {"title": "t", "kernel": "^softmax:", "arch": 90, "peer": "Triton", "triton": None}
-    assert gate.is_named(on_90, {"limits": [], "compared": [row]})
+    assert rules.is_named(on_90, {"limits": [], "compared": [row]})
 
 
 def test_elements_of_a_thread():
@@ -165,7 +166,7 @@ def test_an_array_that_got_no_register_is_a_violation():
     function = compiling.disassemble(compiling.compile_source(source, {}, 80), 80)["spill"]
     figures = compiling.figures(Instance("spill.cu", "spill"), 80, function)
     assert figures.stack > 0
-    assert len(gate.violations([figures], LIMITS_OF_TEST[:2])) == 2
+    assert len(rules.violations([figures], LIMITS_OF_TEST[:2])) == 2
 
 
 # --- bugs that no run on a CPU meets, planted in the sources --------------------------------------------------------
@@ -189,7 +190,7 @@ BUGS = {
 
 def violations_of(entry: str, arch: int) -> list[str]:
     (instance,) = (i for i in all_instances() if i.entry == entry and re.search(TENSOR_CORES[entry], i.name))
-    return gate.violations(compiling.measure(compiling.Unit(arch, (instance,))), gate.read_budget()["limits"])
+    return rules.violations(compiling.measure(compiling.Unit(arch, (instance,))), rules.read_budget()["limits"])
 
 
 @needs_compiler

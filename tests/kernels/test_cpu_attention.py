@@ -9,8 +9,8 @@ import pytest
 
 from minilm import gradcheck, reference, threads
 from minilm.kernels.cpu import attention as blocked
-from minilm.kernels.selection import explain
 from minilm.ops.attention import AttentionCache, attention, attention_backward
+from minilm.selection import which
 from tests.kernels.tolerances import assert_call_within
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -35,7 +35,7 @@ def both(args, dy, **options):
     """(y, dq, dk, dv) of the tuned version and of the definition."""
     results = []
     y, cache = attention(*args, **options)
-    assert type(cache) is blocked.BlockedAttentionCache, explain("attention", *args, **options)
+    assert type(cache) is blocked.BlockedAttentionCache, which("attention", *args, **options)
     results.append((y, *attention_backward(dy, cache)[:3]))
     with reference():
         y, cache = attention(*args, **options)
@@ -220,15 +220,15 @@ Q = np.zeros((2, 4, 8, 5))
     ],
 )
 def test_refuses(args, options, reason):
-    assert reason in explain("attention", *args, **options)
+    assert reason in which("attention", *args, **options)
     assert type(attention(*args, **options)[1]) is AttentionCache
 
 
 def test_refuses_what_is_small(monkeypatch):
     monkeypatch.undo()
-    assert "512 scores are fewer than" in explain("attention", Q, Q, Q)
+    assert "512 scores are fewer than" in which("attention", Q, Q, Q)
     past = np.zeros((2, 4, 4096, 5))
-    assert "1 queries are fewer than" in explain("attention", Q[:, :, :1], past, past)
+    assert "1 queries are fewer than" in which("attention", Q[:, :, :1], past, past)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck, ops, reference
-from minilm.kernels import explain
-from minilm.kernels.cpu import convolution
+from minilm.kernels.cpu import conv1d as convolution
+from minilm.selection import which
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -30,7 +30,7 @@ def arrays(rng, B, T, Cin, Cout, K):
 @pytest.mark.parametrize("size", SIZES)
 def test_agrees_with_the_definition(size, padding, rng):
     args = arrays(rng, *size)
-    assert explain("conv1d", *args, padding=padding).startswith("conv1d: cpu.stranded")
+    assert which("conv1d", *args, padding=padding).startswith("conv1d: cpu.strided_windows")
     y, cache = ops.conv1d(*args, padding=padding)
     dy = rng.normal(size=y.shape)
     with reference():
@@ -118,6 +118,6 @@ def test_what_is_not_finite_reaches_what_it_reaches_in_the_definition(padding, b
 def test_what_is_not_served_goes_to_the_definition(change, word, rng):
     x, weight, bias = arrays(rng, 2, 9, 2, 2, 4 if "x" in change else 3)
     x, weight, dtype = change.pop("x", x), change.pop("weight", weight), change.pop("dtype", np.float64)
-    shown = explain("conv1d", *(a.astype(dtype) for a in (x, weight, bias)), **change)
+    shown = which("conv1d", *(a.astype(dtype) for a in (x, weight, bias)), **change)
     assert shown.startswith("conv1d: definition")
     assert word in shown

@@ -10,8 +10,8 @@ import pytest
 import minilm
 from minilm import gradcheck
 from minilm.kernels.cpu import cross_entropy as blocked
-from minilm.kernels.selection import explain
-from minilm.ops.loss import CrossEntropyCache, cross_entropy, cross_entropy_backward
+from minilm.ops.cross_entropy import CrossEntropyCache, cross_entropy, cross_entropy_backward
+from minilm.selection import which
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-13}  # of the loss, and of the gradient relative to its largest entry
 
@@ -27,7 +27,7 @@ def both(logits, targets, dloss=1.0, **options):
     """(loss, dlogits) of the kernel and of the definition."""
     results = []
     loss, cache = cross_entropy(logits, targets, **options)
-    assert type(cache) is blocked.BlockedCrossEntropyCache, explain("cross_entropy", logits, targets, **options)
+    assert type(cache) is blocked.BlockedCrossEntropyCache, which("cross_entropy", logits, targets, **options)
     results.append((loss, cross_entropy_backward(dloss, cache)))
     with minilm.reference():
         loss, cache = cross_entropy(logits, targets, **options)
@@ -180,20 +180,20 @@ LOGITS, TARGETS = np.zeros((4, 5)), np.arange(4)
     ],
 )
 def test_refuses(logits, targets, options, reason):
-    assert reason in explain("cross_entropy", logits, targets, **options)
+    assert reason in which("cross_entropy", logits, targets, **options)
     assert type(cross_entropy(logits, targets, **options)[1]) is CrossEntropyCache
 
 
 def test_refuses_small_logits(monkeypatch):
     monkeypatch.undo()
-    assert "20 logits are fewer than" in explain("cross_entropy", LOGITS, TARGETS)
+    assert "20 logits are fewer than" in which("cross_entropy", LOGITS, TARGETS)
     large = np.zeros((64, 1024), "float32")
-    assert explain("cross_entropy", large, np.zeros(64, int)).startswith("cross_entropy: cpu.blocked")
+    assert which("cross_entropy", large, np.zeros(64, int)).startswith("cross_entropy: cpu.blocked")
 
 
 def test_leaves_device_arrays_to_the_definition(xp):
     expected = "cpu.blocked" if xp.name == "numpy" else "serves NumPy arrays"
-    assert expected in explain("cross_entropy", xp.asarray(LOGITS), xp.asarray(TARGETS))
+    assert expected in which("cross_entropy", xp.asarray(LOGITS), xp.asarray(TARGETS))
 
 
 @pytest.mark.parametrize(

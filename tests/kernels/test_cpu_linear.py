@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck, ops, reference
-from minilm.arena import Arena
-from minilm.kernels import explain
 from minilm.kernels.cpu.linear import RecycledLinearCache
+from minilm.memory import MemoryPool
+from minilm.selection import which
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -23,7 +23,7 @@ def arguments(rng, dtype=np.float32, bias=True):
 def test_agrees_with_the_definition(bias, dtype, rng):
     args = arguments(rng, dtype, bias)
     dy = rng.standard_normal((7, 60, 130)).astype(dtype)
-    with Arena():
+    with MemoryPool():
         y, cache = ops.linear(*args)
         gradients = ops.linear_backward(dy, cache)
         assert isinstance(cache, RecycledLinearCache)
@@ -65,7 +65,7 @@ def test_strided_input_and_gradient(rng):
 
 def test_refuses_what_it_does_not_serve(rng):
     x, weight, bias = arguments(rng)
-    assert explain("linear", x, weight, bias) == "linear: cpu.recycled"
+    assert which("linear", x, weight, bias) == "linear: cpu.recycled"
     for args, reason in [
         ((x[:1, :2], weight[:3]), "bytes each"),
         ((x.astype(complex), weight.astype(complex)), "float32 and float64"),
@@ -74,4 +74,4 @@ def test_refuses_what_it_does_not_serve(rng):
         ((x, weight, bias[:5]), "do not fit"),
         ((x.tolist(), weight), "NumPy arrays"),
     ]:
-        assert reason in explain("linear", *args)
+        assert reason in which("linear", *args)

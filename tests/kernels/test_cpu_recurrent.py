@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck, ops, reference, threads
-from minilm.kernels import explain
 from minilm.kernels.cpu import recurrent
 from minilm.kernels.cpu import rnn as rnn_version
+from minilm.selection import which
 from tests.conftest import Library
 from tests.ops import test_gru, test_lstm, test_rnn
 
@@ -63,7 +63,7 @@ class Tuned:
         """The gradient test of the suite steps into the complex plane, where the definition runs."""
         args = self.arguments(rng, bias=bias, initial=initial)
         op = functools.partial(self.op, lengths=lengths, reverse=reverse)
-        assert explain(self.name, *args).startswith(f"{self.name}: cpu.feature_major")
+        assert which(self.name, *args).startswith(f"{self.name}: cpu.feature_major")
         report = gradcheck.gradcheck(op, self.backward, args, method="central-difference")
         assert report.max_rel_error <= 1e-8, report
 
@@ -157,18 +157,18 @@ def test_nan_stays_in_its_sequence(name, gates, rng):
 @pytest.mark.parametrize("name, gates", [("rnn", 1), ("gru", 3), ("lstm", 4)])
 def test_what_is_not_served_goes_to_the_definition(name, gates, rng):
     args = draw(rng, *sizes(gates))
-    assert explain(name, *args).startswith(f"{name}: cpu.feature_major")
+    assert which(name, *args).startswith(f"{name}: cpu.feature_major")
     for reason, changed in {
         "fewer than": [args[0][:, :3], *args[1:]],
         "float32 and float64": [a.astype(np.complex128) for a in args],
         "the same for all": [args[0].astype(np.float64), *args[1:]],
         "empty": [args[0][:0], *args[1:]],
     }.items():
-        shown = explain(name, *changed)
+        shown = which(name, *changed)
         assert shown.startswith(f"{name}: definition")
         assert reason in shown
 
 
 def test_a_small_rnn_goes_to_the_definition(rng, monkeypatch):
     monkeypatch.undo()
-    assert "hidden size" in explain("rnn", *draw(rng, *sizes(1)))
+    assert "hidden size" in which("rnn", *draw(rng, *sizes(1)))

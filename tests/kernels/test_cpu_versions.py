@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck, ops, reference, threads
-from minilm.kernels import explain
 from minilm.kernels.cpu import blocks
 from minilm.kernels.cpu import embedding as embedding_version
 from minilm.kernels.cpu import gelu as gelu_version
+from minilm.selection import which
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -57,7 +57,7 @@ def run(case, args, dy):
 def test_agrees_with_the_definition(case, rng):
     args = CASES[case](rng)
     name, forward, _ = functions(case)
-    assert explain(name, *args).startswith(f"{name}: cpu."), explain(name, *args)
+    assert which(name, *args).startswith(f"{name}: cpu."), which(name, *args)
     dy = draw(rng, *forward(*args)[0].shape)
     tuned, tuned_cache = run(case, args, dy)
     exact = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype == np.float32 else a for a in args]
@@ -136,7 +136,7 @@ def test_softmax_rows_that_overflow_or_see_nothing(rng):
     y, cache = ops.softmax(x)
     with reference():
         want, _ = ops.softmax(x)
-    assert explain("softmax", x).startswith("softmax: cpu.blocked")
+    assert which("softmax", x).startswith("softmax: cpu.blocked")
     np.testing.assert_allclose(y, want, rtol=2e-6, atol=1e-9)
     assert not y[3].any()
     assert np.isnan(y[200]).all()
@@ -192,7 +192,7 @@ def test_embedding_sums_frequent_ids(rng):
     ],
 )
 def test_what_is_not_served_goes_to_the_definition(name, args, word):
-    shown = explain(name, *args)
+    shown = which(name, *args)
     assert shown.startswith(f"{name}: definition")
     assert word in shown
 

@@ -15,7 +15,6 @@ import pytest
 
 from minilm import ops
 from minilm.gradcheck import check_laws, gradcheck
-from minilm.kernels import explain, reference
 from minilm.kernels.check.cases import cases
 from minilm.kernels.cuda import autotune, launch
 from minilm.kernels.cuda.attention_options import FusedAttentionCache
@@ -24,6 +23,7 @@ from minilm.kernels.cuda.decode import attention_decode
 from minilm.kernels.cuda.softmax import FusedSoftmaxCache
 from minilm.models import build
 from minilm.optim import AdamW
+from minilm.selection import reference, which
 from minilm.text.batching import LanguageBatch
 from tests.kernels.cases import Device, check
 from tests.strict_cupy import quick_timing, strict
@@ -128,14 +128,14 @@ CACHES = {
 @pytest.mark.parametrize("op", CALLS)
 def test_without_a_compiler_in_the_library_the_definition_runs(op, plain):
     arguments, options = CALLS[op](strict)
-    assert f"{op}: definition" in explain(*arguments, **options)
-    assert f"not {FUSED}: the arrays' library compiles no kernels" in explain(*arguments, **options)
+    assert f"{op}: definition" in which(*arguments, **options)
+    assert f"not {FUSED}: the arrays' library compiles no kernels" in which(*arguments, **options)
 
 
 @pytest.mark.parametrize("op", CALLS)
 def test_numpy_arrays_are_not_served(op):
     arguments, options = CALLS[op](np)
-    assert f"not {FUSED}: serves CuPy arrays" in explain(*arguments, **options)
+    assert f"not {FUSED}: serves CuPy arrays" in which(*arguments, **options)
 
 
 @pytest.mark.parametrize("op", CALLS)
@@ -144,7 +144,7 @@ def test_op_runs_the_kernel(op, device):
     (_, *arrays), options = CALLS[op](device.module)
     forward, backward = getattr(ops, op), getattr(ops, f"{op}_backward")
     with device.quiet():
-        assert explain(op, *arrays, **options).startswith(f"{op}: {FUSED}")
+        assert which(op, *arrays, **options).startswith(f"{op}: {FUSED}")
         y, cache = forward(*arrays, **options)
         inference, none = forward(*arrays, **options, cache=False)
         dy = 1.0 if op == "cross_entropy" else device.asarray(single(*y.shape, seed=1))[..., ::-1]
@@ -183,7 +183,7 @@ def test_gradients_and_laws(op, device):
 def test_reference_forces_the_definition(op, device):
     arguments, options = CALLS[op](device.module)
     with reference():
-        assert "definition (inside minilm.reference())" in explain(*arguments, **options)
+        assert "definition (inside minilm.reference())" in which(*arguments, **options)
         assert type(getattr(ops, op)(*arguments[1:], **options)[1]) is not CACHES[op]
 
 
@@ -269,7 +269,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused(case, refusing):
     make, options, reason = REFUSED[case]
-    explained = explain(*make(), **options)
+    explained = which(*make(), **options)
     assert f"{make()[0]}: definition" in explained
     (line,) = (line for line in explained.splitlines() if FUSED in line)
     assert reason in line
@@ -279,8 +279,8 @@ def test_refused(case, refusing):
 def test_old_devices_have_no_tensor_cores(dtype, served, plain):
     with device_kernels(75):
         q = array(*Q, dtype=dtype)
-        assert explain("softmax", q).startswith(f"softmax: {FUSED}")
-        explained = explain("attention", q, q, q)
+        assert which("softmax", q).startswith(f"softmax: {FUSED}")
+        explained = which("attention", q, q, q)
     assert explained.startswith(f"attention: {FUSED}") == served
     assert served or "float16 needs compute capability 8.0, the device has 7.5" in explained
 

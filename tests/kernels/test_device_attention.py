@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from minilm import ops
-from minilm.kernels import reference
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.attention import attention, attention_backward
 from minilm.kernels.cuda.decode import attention_decode
+from minilm.selection import reference
 from tests.kernels.planting import assert_right, planted
 from tests.strict_cupy import strict
 from tests.strict_cupy.device_kernels import StrictKernel, device_kernels

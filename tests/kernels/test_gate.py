@@ -6,16 +6,16 @@ import json
 
 import pytest
 
-from minilm.kernels import compile as compiling
-from minilm.kernels import gate, gate_tables, sass
 from minilm.kernels.cuda.instances import Instance
+from minilm.kernels.gate import compile as compiling
+from minilm.kernels.gate import rules, sass, tables
 from tests.kernels.gate_samples import GOOD, LIMITS_OF_TEST, listing
 
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_within_the_limits_passes():
-    assert gate.violations([GOOD], LIMITS_OF_TEST) == []
+    assert rules.violations([GOOD], LIMITS_OF_TEST) == []
 
 
 @pytest.mark.parametrize(
@@ -31,14 +31,14 @@ def test_what_is_within_the_limits_passes():
     ],
 )
 def test_each_planted_overrun_is_one_violation(planted, message):
-    (line,) = gate.violations([GOOD._replace(**planted)], LIMITS_OF_TEST)
+    (line,) = rules.violations([GOOD._replace(**planted)], LIMITS_OF_TEST)
     assert line.startswith("softmax:forward[N=4096], sm_80: ")
     assert message in line
 
 
 def test_a_limit_is_for_its_kernels_and_architectures():
-    assert gate.violations([GOOD._replace(arch=90, registers=41)], LIMITS_OF_TEST) == []
-    assert gate.violations([GOOD._replace(kernel="decode:split[]", registers=41, wide_loads=0)], LIMITS_OF_TEST) == []
+    assert rules.violations([GOOD._replace(arch=90, registers=41)], LIMITS_OF_TEST) == []
+    assert rules.violations([GOOD._replace(kernel="decode:split[]", registers=41, wide_loads=0)], LIMITS_OF_TEST) == []
 
 
 def test_a_spill_in_the_text_reaches_the_gate():
@@ -46,7 +46,7 @@ def test_a_spill_in_the_text_reaches_the_gate():
         "kernel"
     ]
     figures = compiling.figures(Instance("softmax.cu", "kernel"), 80, function)
-    found = gate.violations([figures], LIMITS_OF_TEST[:2])
+    found = rules.violations([figures], LIMITS_OF_TEST[:2])
     assert [line.partition("sm_80: ")[2].split(" (")[0] for line in found] == ["stack 8 > 0", "spills 2 > 0"]
 
 
@@ -55,16 +55,16 @@ def test_loads_and_copies_in_the_text_reach_the_table():
     figures = compiling.figures(Instance("a.cu", "kernel"), 80, sass.parse(listing(*lines), 80)["kernel"])
     assert (figures.matrix_loads, figures.transposed_loads) == (2, 1)
     assert (figures.async_copies, figures.zero_filled_copies) == (1, 1)
-    head, _, row = (line.split("|") for line in gate_tables.resource_table([figures]).splitlines())
+    head, _, row = (line.split("|") for line in tables.resource_table([figures]).splitlines())
     shown = {name.strip(): cell.strip() for name, cell in zip(head, row, strict=True)}
     assert [shown[name] for name in ("LDSM", "LDSM.T", "LDGSTS", "zero-filled")] == ["2", "1", "1", "1"]
 
 
 def test_a_limit_that_nothing_meets_and_a_source_that_nothing_compiles_are_violations():
-    assert gate.idle_limits([GOOD], LIMITS_OF_TEST) == []
-    (line,) = gate.idle_limits([GOOD._replace(arch=90)], LIMITS_OF_TEST)
+    assert rules.idle_limits([GOOD], LIMITS_OF_TEST) == []
+    (line,) = rules.idle_limits([GOOD._replace(arch=90)], LIMITS_OF_TEST)
     assert "registers" in line and "full occupancy" in line
-    (line,) = gate.sources_left_out(["a.cu", "ladder/b.cu"], ["a.cu"])
+    (line,) = rules.sources_left_out(["a.cu", "ladder/b.cu"], ["a.cu"])
     assert line.startswith("ladder/b.cu:")
 
 
@@ -72,14 +72,14 @@ def test_the_record_is_rewritten_and_the_limits_are_not(tmp_path):
     path = tmp_path / "budget.json"
     budget = {"limits": LIMITS_OF_TEST, "compared": [], "measured": {"gone:kernel[]": {"80": [1, 2, 3]}}}
     path.write_text(json.dumps(budget))
-    assert gate.changes([GOOD], gate.read_budget(path)) == []  # new, not changed
-    gate.write_budget(gate.updated(gate.read_budget(path), [GOOD], everything=True), path)
-    again = gate.read_budget(path)
+    assert rules.changes([GOOD], rules.read_budget(path)) == []  # new, not changed
+    rules.write_budget(rules.updated(rules.read_budget(path), [GOOD], everything=True), path)
+    again = rules.read_budget(path)
     assert again["limits"] == LIMITS_OF_TEST
     assert again["measured"] == {GOOD.kernel: {"80": [32, 64, 0]}}
-    assert gate.changes([GOOD._replace(registers=40)], again) == [f"{GOOD.kernel}, sm_80: registers 32 -> 40"]
+    assert rules.changes([GOOD._replace(registers=40)], again) == [f"{GOOD.kernel}, sm_80: registers 32 -> 40"]
     # A run over some kernels keeps the record of the others.
-    assert gate.updated(budget, [GOOD], everything=False)["measured"].keys() == {"gone:kernel[]", GOOD.kernel}
+    assert rules.updated(budget, [GOOD], everything=False)["measured"].keys() == {"gone:kernel[]", GOOD.kernel}
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_a_wrong_limit_is_named(tmp_path, limit, message):
     path = tmp_path / "budget.json"
     path.write_text(json.dumps({"limits": [limit], "measured": {}}))
     with pytest.raises(ValueError, match=message):
-        gate.read_budget(path)
+        rules.read_budget(path)
 
 
 def test_the_budget_itself_is_well_formed_and_forbids_spills_everywhere():
-    limits = gate.read_budget()["limits"]
+    limits = rules.read_budget()["limits"]
     for figure in ("stack", "spills"):
         assert {"kernel": "", "figure": figure, "at_most": 0}.items() <= next(
             limit for limit in limits if limit["figure"] == figure
@@ -111,10 +111,10 @@ def test_the_budget_itself_is_well_formed_and_forbids_spills_everywhere():
 
 def test_tables_say_what_failed_and_set_triton_below():
     broken = GOOD._replace(arch=90, error="expected a ';'")
-    table = gate_tables.resource_table([GOOD, broken])
+    table = tables.resource_table([GOOD, broken])
     assert len(table.splitlines()) == 4
     assert "does not compile" in table.splitlines()[3]
     triton = ["38", "0", "", "", "", "", "", "", "", "", "16.60"]
     row = {"title": "softmax", "kernel": "^softmax:", "arch": 80, "peer": "Triton", "triton": triton}
-    lines = gate_tables.comparison_table([GOOD, broken], [row]).splitlines()
+    lines = tables.comparison_table([GOOD, broken], [row]).splitlines()
     assert [line.split("|")[2].strip() for line in lines[2:]] == ["minilm", "Triton"]

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from minilm import ops
-from minilm.kernels import reference
 from minilm.kernels.cuda.attention import attention, attention_backward
 from minilm.kernels.cuda.cross_entropy import cross_entropy, cross_entropy_backward
 from minilm.kernels.cuda.decode import attention_decode
 from minilm.kernels.cuda.softmax import softmax, softmax_backward
 from minilm.kernels.host import KernelError, host_options
+from minilm.selection import reference
 from tests.kernels.planting import assert_right, planted
 
 pytestmark = pytest.mark.usefixtures("host_run", "sparse_empty")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from minilm.kernels import sass
-from minilm.kernels.control_flow import graph, longest_path, loops, tensor_loop
 from minilm.kernels.cuda.instances import ARCHITECTURES
-from minilm.kernels.occupancy import LIMITS, occupancy
+from minilm.kernels.gate import sass
+from minilm.kernels.gate.control_flow import graph, longest_path, loops, tensor_loop
+from minilm.kernels.gate.occupancy import LIMITS, occupancy
 from tests.kernels.gate_samples import listing
 
 # What cuobjdump -sass -res-usage prints for  y[i] = s * x[i]  over a grid-stride loop.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minilm.layers.positional import KINDS, Learned, positional_encoding
-from minilm.ops.positional import sinusoidal_positions
+from minilm.ops.sinusoidal_positions import sinusoidal_positions
 from tests.layers.helpers import check_gradients, check_library
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from minilm.models.bag_of_words import WEIGHTINGS, BagOfWords
 from minilm.models.classifier import TextClassifier
-from minilm.models.pooling import pool, pool_backward
 from minilm.models.transformer_backbone import TransformerBackbone
+from minilm.ops.pool import pool, pool_backward
 from tests.models.tiny import CLASSIFIERS, V, batch, make
 
 

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from minilm import gradcheck
-from minilm.ops import activation
+from minilm import gradcheck, ops
 from minilm.ops.erf import erf, erfc
 
 SQRT2 = math.sqrt(2)
@@ -36,12 +35,12 @@ CASES = {  # name: (op, backward, options, the definition for one number)
 @pytest.fixture(params=list(CASES))
 def case(request):
     name, options, definition = CASES[request.param]
-    forward = getattr(activation, name)
+    forward = getattr(ops, name)
 
     def op(x, **kw):
         return forward(x, **options, **kw)
 
-    return op, getattr(activation, f"{name}_backward"), definition
+    return op, getattr(ops, f"{name}_backward"), definition
 
 
 def elementwise(function, x):
@@ -109,16 +108,16 @@ def test_nan_stays_nan(case, xp):
 def test_gelu_keeps_the_digits_of_its_left_tail(xp):
     """x (1 + erf(x/√2))/2 is exactly 0 from about −8.3 on, and has no correct digit long before."""
     x = np.array([-3.0, -6.0, -8.0, -12.0, -20.0, -30.0])
-    y, _ = activation.gelu(xp.asarray(x))
+    y, _ = ops.gelu(xp.asarray(x))
     np.testing.assert_allclose(xp.to_numpy(y), elementwise(lambda v: v * phi(v), x), rtol=4e-13)  # 900 · 2⁻⁵² of x²
-    y, _ = activation.gelu(xp.asarray(x[:4].astype(np.float32)))
+    y, _ = ops.gelu(xp.asarray(x[:4].astype(np.float32)))
     np.testing.assert_allclose(xp.to_numpy(y), elementwise(lambda v: v * phi(v), x[:4]), rtol=3e-5)
 
 
 def test_relu_stops_at_its_kink(xp):
     """The gradient at 0 is 0, at −0.0 too, and a NaN that flows back is not let through where nothing came out."""
-    _, cache = activation.relu(xp.asarray(np.array([0.0, -0.0, -1.0, 1.0])))
-    dx = activation.relu_backward(xp.asarray(np.array([1.0, 1.0, np.nan, 2.0])), cache)
+    _, cache = ops.relu(xp.asarray(np.array([0.0, -0.0, -1.0, 1.0])))
+    dx = ops.relu_backward(xp.asarray(np.array([1.0, 1.0, np.nan, 2.0])), cache)
     assert xp.to_numpy(dx).tolist() == [0.0, 0.0, 0.0, 2.0]
 
 
@@ -138,7 +137,7 @@ def test_wrong_input(case, xp):
 
 def test_gelu_refuses_an_unknown_approximation(xp):
     with pytest.raises(ValueError, match="'erf' is unknown"):
-        activation.gelu(xp.asarray(np.ones(3)), approximate="erf")
+        ops.gelu(xp.asarray(np.ones(3)), approximate="erf")
 
 
 # ---- the error function
@@ -188,4 +187,4 @@ def test_erf_against_many_digits():
 
 def test_gelu_refuses_a_precision_that_erf_was_not_fitted_for(xp):
     with pytest.raises(TypeError, match="float16 is not served, expected float32 or float64"):
-        activation.gelu(xp.asarray(np.ones(3, np.float16)))
+        ops.gelu(xp.asarray(np.ones(3, np.float16)))

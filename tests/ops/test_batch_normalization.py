@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck
-from minilm.ops.batch_normalization import batch_norm, batch_norm_backward
+from minilm.ops.batch_norm import batch_norm, batch_norm_backward
 from tests.strict_cupy import no_sync
 
 SHAPES = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck
-from minilm.ops.convolution import conv1d, conv1d_backward
+from minilm.ops.conv1d import conv1d, conv1d_backward
 
 # (T, K, stride, dilation): a kernel of one; even kernels, whose padding is uneven; strides that don't divide T;
 # a stride larger than the kernel, which skips steps; a field larger than T

@@ -10,12 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm import gradcheck
-from minilm.ops.loss import (
+from minilm.ops.binary_cross_entropy_with_logits import (
     binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_backward,
-    cross_entropy,
-    cross_entropy_backward,
 )
+from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
 from tests.strict_cupy import no_sync
 
 INF = np.inf

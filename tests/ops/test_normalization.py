@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck
-from minilm.ops.normalization import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
+from minilm.ops.layer_norm import layer_norm, layer_norm_backward
+from minilm.ops.rms_norm import rms_norm, rms_norm_backward
 from tests.strict_cupy import no_sync
 
 SHAPES = [

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck
+from minilm.ops.alibi_bias import alibi_bias
 from minilm.ops.attention import attention_weights
-from minilm.ops.normalization import layer_norm
-from minilm.ops.positional import alibi_bias, rotary, rotary_backward, sinusoidal_positions
+from minilm.ops.layer_norm import layer_norm
+from minilm.ops.rotary import rotary, rotary_backward
+from minilm.ops.sinusoidal_positions import sinusoidal_positions
 from tests import strict_cupy
 
 # ---- sinusoids

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from minilm import gradcheck
-from minilm.ops.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from minilm.ops.log_softmax import log_softmax, log_softmax_backward
+from minilm.ops.softmax import softmax, softmax_backward
 from tests.strict_cupy import no_sync
 
 PAIRS = [(softmax, softmax_backward), (log_softmax, log_softmax_backward)]

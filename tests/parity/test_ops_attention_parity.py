@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from minilm.ops.attention import attention, attention_backward
-from minilm.ops.convolution import conv1d, conv1d_backward
+from minilm.ops.conv1d import conv1d, conv1d_backward
 from minilm.ops.embedding import embedding, embedding_backward
-from minilm.ops.positional import rotary, rotary_backward
+from minilm.ops.rotary import rotary, rotary_backward
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minilm.ops import activation, loss
-from minilm.ops.batch_normalization import batch_norm, batch_norm_backward
+from minilm import ops
+from minilm.ops.batch_norm import batch_norm, batch_norm_backward
 from minilm.ops.dropout import dropout, dropout_backward
+from minilm.ops.layer_norm import layer_norm, layer_norm_backward
 from minilm.ops.linear import linear, linear_backward
-from minilm.ops.normalization import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
-from minilm.ops.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from minilm.ops.log_softmax import log_softmax, log_softmax_backward
+from minilm.ops.rms_norm import rms_norm, rms_norm_backward
+from minilm.ops.softmax import softmax, softmax_backward
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
@@ -60,24 +62,24 @@ def test_linear(shape, dtype, rng):
 def test_activation(name, dtype, rng):
     theirs = getattr(F, name) if hasattr(F, name) else getattr(torch, name)
     x = np.concatenate([np.linspace(-12, 12, 2001), [0.0, -100.0, 100.0, -1000.0, 1000.0]])
-    compare(getattr(activation, name), getattr(activation, f"{name}_backward"), theirs, (x,), dtype, rng)
+    compare(getattr(ops, name), getattr(ops, f"{name}_backward"), theirs, (x,), dtype, rng)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gelu_tanh(dtype, rng):
     def ours(x):
-        return activation.gelu(x, approximate="tanh")
+        return ops.gelu(x, approximate="tanh")
 
     x = np.concatenate([np.linspace(-12, 12, 2001), [-1000.0, 1000.0]])
-    compare(ours, activation.gelu_backward, lambda x: F.gelu(x, approximate="tanh"), (x,), dtype, rng)
+    compare(ours, ops.gelu_backward, lambda x: F.gelu(x, approximate="tanh"), (x,), dtype, rng)
 
 
 def test_relu_of_nan_and_at_its_kink():
     x = np.array([np.nan, 0.0, -0.0, INF, -INF])
-    y, cache = activation.relu(x)
+    y, cache = ops.relu(x)
     want, (dx,) = torch_gradients(F.relu, (x,))
     np.testing.assert_array_equal(y, want)
-    np.testing.assert_array_equal(activation.relu_backward(np.ones(5), cache), dx)
+    np.testing.assert_array_equal(ops.relu_backward(np.ones(5), cache), dx)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -181,11 +183,11 @@ def test_cross_entropy(targets, weights, smoothing, reduction, dtype, rng):
         w = None if weights is None else torch.tensor(weights)
         return F.cross_entropy(x.permute(0, 2, 1), torch.tensor(targets), weight=w, **options)
 
-    value, cache = loss.cross_entropy(x, targets, class_weights=weights, **options)
+    value, cache = ops.cross_entropy(x, targets, class_weights=weights, **options)
     dy = np.asarray(rng.normal(size=value.shape)).astype(dtype)
     want, (dx,) = torch_gradients(theirs, (x,), dy)
     assert_same(value, want, dtype)
-    assert_same(loss.cross_entropy_backward(dy, cache), dx, dtype)
+    assert_same(ops.cross_entropy_backward(dy, cache), dx, dtype)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -198,7 +200,7 @@ def test_cross_entropy_with_infinities(row, weights, smoothing, reduction, rng):
     x = np.array([row, row, row, [1.0, 2, 3, 4, 5]])
     targets = np.array([0, 1, -100, 2])
     options = {"label_smoothing": smoothing, "reduction": reduction}
-    value, cache = loss.cross_entropy(x, targets, class_weights=weights, **options)
+    value, cache = ops.cross_entropy(x, targets, class_weights=weights, **options)
 
     def theirs(x):
         w = None if weights is None else torch.tensor(weights)
@@ -206,47 +208,47 @@ def test_cross_entropy_with_infinities(row, weights, smoothing, reduction, rng):
 
     want, (dx,) = torch_gradients(theirs, (x,))
     assert_same(value, want)
-    assert_same(loss.cross_entropy_backward(1.0, cache), dx)
+    assert_same(ops.cross_entropy_backward(1.0, cache), dx)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_where_no_target_has_weight(smoothing):
     """0/0, in the mean and in its gradients."""
     x, targets, weights = np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([0, 0]), np.array([0.0, 1.0])
-    value, cache = loss.cross_entropy(x, targets, class_weights=weights, label_smoothing=smoothing)
+    value, cache = ops.cross_entropy(x, targets, class_weights=weights, label_smoothing=smoothing)
     want, (dx,) = torch_gradients(
         lambda x: F.cross_entropy(x, torch.tensor(targets), weight=torch.tensor(weights), label_smoothing=smoothing),
         (x,),
     )
     assert_same(value, want)
-    assert_same(loss.cross_entropy_backward(1.0, cache), dx)
+    assert_same(ops.cross_entropy_backward(1.0, cache), dx)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_empty_batch(reduction):
     x, classes = np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
-    value, _ = loss.cross_entropy(x, classes, reduction=reduction)
+    value, _ = ops.cross_entropy(x, classes, reduction=reduction)
     assert_same(value, F.cross_entropy(torch.tensor(x), torch.tensor(classes), reduction=reduction).numpy())
-    value, _ = loss.binary_cross_entropy_with_logits(x, x, reduction=reduction)
+    value, _ = ops.binary_cross_entropy_with_logits(x, x, reduction=reduction)
     want = F.binary_cross_entropy_with_logits(torch.tensor(x), torch.tensor(x), reduction=reduction)
     assert_same(value, want.numpy())
 
 
 def test_cross_entropy_of_one_position(rng):
     x, target = rng.normal(size=5), np.array(2)
-    value, cache = loss.cross_entropy(x, target)
+    value, cache = ops.cross_entropy(x, target)
     want, (dx,) = torch_gradients(lambda x: F.cross_entropy(x, torch.tensor(2)), (x,))
     assert_same(value, want)
-    assert_same(loss.cross_entropy_backward(1.0, cache), dx)
+    assert_same(ops.cross_entropy_backward(1.0, cache), dx)
 
 
 @pytest.mark.parametrize("ignore_index", [0, -1, 7])
 def test_another_ignore_index(ignore_index, rng):
     x, targets = rng.normal(size=(6, 4)), np.array([0, 1, 2, ignore_index, 3, 0])
-    value, cache = loss.cross_entropy(x, targets, ignore_index=ignore_index)
+    value, cache = ops.cross_entropy(x, targets, ignore_index=ignore_index)
     want, (dx,) = torch_gradients(lambda x: F.cross_entropy(x, torch.tensor(targets), ignore_index=ignore_index), (x,))
     assert_same(value, want)
-    assert_same(loss.cross_entropy_backward(1.0, cache), dx)
+    assert_same(ops.cross_entropy_backward(1.0, cache), dx)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -263,8 +265,8 @@ def test_binary_cross_entropy(pos_weight, soft, reduction, dtype, rng):
         w = None if weight is None else torch.tensor(weight)
         return F.binary_cross_entropy_with_logits(x, torch.tensor(targets), pos_weight=w, reduction=reduction)
 
-    value, cache = loss.binary_cross_entropy_with_logits(x, targets, pos_weight=weight, reduction=reduction)
+    value, cache = ops.binary_cross_entropy_with_logits(x, targets, pos_weight=weight, reduction=reduction)
     dy = np.asarray(rng.normal(size=value.shape)).astype(dtype)
     want, (dx,) = torch_gradients(theirs, (x,), dy)
     assert_same(value, want, dtype)
-    assert_same(loss.binary_cross_entropy_with_logits_backward(dy, cache), dx, dtype)
+    assert_same(ops.binary_cross_entropy_with_logits_backward(dy, cache), dx, dtype)

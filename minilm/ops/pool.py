@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minilm.backend import Array, array_namespace
+from minilm.selection import backward_of, op
 
 POOLINGS = ("last", "mean", "max")
 
@@ -23,6 +24,7 @@ class PoolCache(NamedTuple):
     weights: Array  # (B, T, 1) or (B, T, C)
 
 
+@op
 def pool(hidden: Array, lengths: Array | None, kind: str, directions: int = 1) -> tuple[Array, PoolCache]:
     """pooled (B, C), cache. With directions = 2 the second half of the channels runs from right to left."""
     xp = array_namespace(hidden, lengths)
@@ -52,6 +54,7 @@ def pool(hidden: Array, lengths: Array | None, kind: str, directions: int = 1) -
     return (hidden * weights).sum(axis=1), PoolCache(weights)
 
 
+@backward_of(pool)
 def pool_backward(dpooled: Array, cache: PoolCache) -> Array:
     """∂L/∂hidden_t = weight_t · ∂L/∂pooled. dpooled (B, C), result (B, T, C)."""
     return dpooled[:, None, :] * cache.weights

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm import arena
-from minilm.arena import Arena, add, empty, empty_like, zeros
+from minilm import memory as pools
+from minilm.memory import MemoryPool, add, empty, empty_like, zeros
 from tests import strict_cupy
 
 LARGE = (64, 1024)  # float32: 256 KiB
@@ -23,7 +23,7 @@ def address(array):
 
 
 def test_a_dead_arrays_memory_is_used_again():
-    with Arena() as memory:
+    with MemoryPool() as memory:
         first = empty(LARGE, "float32")
         where = address(first)
         del first
@@ -32,14 +32,14 @@ def test_a_dead_arrays_memory_is_used_again():
 
 
 def first_size():
-    with Arena() as memory:
+    with MemoryPool() as memory:
         empty(LARGE, "float32")
         return memory.held
 
 
 @pytest.mark.parametrize("view", [lambda a: a[1:], lambda a: a.T, lambda a: a.reshape(-1)[3:5], lambda a: a[2:][1:].T])
 def test_what_a_view_still_shows_is_never_handed_out(view):
-    with Arena():
+    with MemoryPool():
         first = zeros(LARGE, "float32")
         kept = view(first)
         del first
@@ -51,7 +51,7 @@ def test_what_a_view_still_shows_is_never_handed_out(view):
 def test_no_two_living_arrays_share_memory(operations):
     """Allocate and drop in any order; every array still holds what was written into it."""
     living = []
-    with Arena():
+    with MemoryPool():
         for number, (slot, rows, drop) in enumerate(operations):
             if drop and living:
                 living.pop(slot % len(living))
@@ -63,7 +63,7 @@ def test_no_two_living_arrays_share_memory(operations):
 
 
 def test_a_steady_sequence_of_sizes_grows_no_more():
-    with Arena() as memory:
+    with MemoryPool() as memory:
         for step in range(5):
             a, b = empty(LARGE, "float32"), empty((3, *LARGE), "float32")
             c = add(a, a)
@@ -74,21 +74,21 @@ def test_a_steady_sequence_of_sizes_grows_no_more():
 
 
 def test_texts_of_many_lengths_do_not_pile_up():
-    with Arena() as memory:
+    with MemoryPool() as memory:
         for rows in range(16, 400):
             empty((rows, 4096), "float32")
-        assert memory.held <= arena.SLACK * 1.2 * 400 * 4096 * 4
+        assert memory.held <= pools.SLACK * 1.2 * 400 * 4096 * 4
 
 
 def test_arrays_are_aligned_contiguous_and_writable():
-    with Arena():
+    with MemoryPool():
         array = empty(LARGE, "float64")
-        assert address(array) % arena.ALIGNMENT == 0
+        assert address(array) % pools.ALIGNMENT == 0
         assert array.flags.c_contiguous and array.flags.writeable and array.dtype == np.float64
 
 
 def test_without_an_arena_and_for_small_arrays_numpy_allocates():
-    with Arena() as memory:
+    with MemoryPool() as memory:
         empty((2, 3), "float32")
         assert memory.held == 0
     assert empty(LARGE, "float32").base is None
@@ -96,7 +96,7 @@ def test_without_an_arena_and_for_small_arrays_numpy_allocates():
 
 
 def test_another_thread_gets_memory_of_its_own():
-    with Arena() as memory:
+    with MemoryPool() as memory:
         context = contextvars.copy_context()
         found = []
         thread = threading.Thread(target=lambda: found.append(context.run(empty, LARGE, "float32")))
@@ -106,7 +106,7 @@ def test_another_thread_gets_memory_of_its_own():
 
 
 def test_an_arena_can_be_entered_again_and_nested():
-    outer, inner = Arena(), Arena()
+    outer, inner = MemoryPool(), MemoryPool()
     with outer:
         with inner:
             empty(LARGE, "float32")
@@ -121,7 +121,7 @@ def test_an_arena_can_be_entered_again_and_nested():
 def test_other_libraries_keep_their_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", strict_cupy.strict)
     x = strict_cupy.strict.asarray(np.ones((3, 4), np.float32))
-    with Arena() as memory:
+    with MemoryPool() as memory:
         total, same = add(x, x), empty_like(x)
     assert type(total) is type(same) is type(x) and memory.held == 0
     np.testing.assert_array_equal(total.get(), np.full((3, 4), 2.0))

@@ -2,7 +2,7 @@
 
 CuPy's own path compiles (what `cupy.RawModule` runs, with its options) with the architecture given instead of asked of
 the device; `cuobjdump` and `nvdisasm` read the binary. The extra `kernels-ci` installs all of it. `sass` and
-`control_flow` draw the figures, `gate` holds them to budget.json, `gate_command` is the command.
+`control_flow` draw the figures, `rules` holds them to budget.json, `command` is the command.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from minilm.kernels import sass
-from minilm.kernels.control_flow import tensor_loop
 from minilm.kernels.cuda.instances import Instance
-from minilm.kernels.occupancy import occupancy
+from minilm.kernels.gate import sass
+from minilm.kernels.gate.control_flow import tensor_loop
+from minilm.kernels.gate.occupancy import occupancy
 
-SOURCES = Path(__file__).parent / "cuda"
+SOURCES = Path(__file__).parents[1] / "cuda"
 TOOLS = ("cuobjdump", "nvdisasm")
 ELEMENT_BYTES = {"ELEMENT_F16": 2, "ELEMENT_BF16": 2, "ELEMENT_F32": 4, "ELEMENT_F64": 8}
 

@@ -1,13 +1,11 @@
-"""Layer and root-mean-square normalization: each position is scaled on its own, over its channels.
+"""Layer normalization: each position is centred and scaled on its own, over its channels.
 
-    layer_norm    y = gain · x̂ + bias      x̂ = (x − μ) / σ      σ = √(var + ε)      μ, var: over the last axis
-    rms_norm      y = gain · x̂             x̂ = x / ρ            ρ = √(⟨x²⟩ + ε)     ⟨·⟩: the mean over the last axis
+    y = gain · x̂ + bias      x̂ = (x − μ) / σ      σ = √(var + ε)      μ, var: over the last axis
 
 x, y (..., C); gain, bias (C,). No running statistics and no batch axis: what a position sees does not depend on its
-neighbours. Batch normalization, which does, is in `batch_normalization.py`.
+neighbours. Batch normalization, which does, is in `batch_norm.py`.
 
-[Ba, Kiros, Hinton 2016, "Layer Normalization", eq. 3-4;
-Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", eq. 4]
+[Ba, Kiros, Hinton 2016, "Layer Normalization", eq. 3-4]
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from minilm.backend import Array, floating_namespace
-from minilm.kernels.selection import follows_cache, selectable
+from minilm.selection import backward_of, op
 
 
 def channels_namespace(op: str, x: Array, **per_channel: Array) -> ModuleType:
@@ -44,7 +42,7 @@ class LayerNormCache(NamedTuple):
     gain: Array  # (C,)      borrowed from the caller, never written
 
 
-@selectable
+@op
 def layer_norm(x: Array, gain: Array, bias: Array, eps: float = 1e-5) -> tuple[Array, LayerNormCache]:
     """Normalise over the last axis. x (..., C), gain, bias (C,); y (..., C).
 
@@ -58,7 +56,7 @@ def layer_norm(x: Array, gain: Array, bias: Array, eps: float = 1e-5) -> tuple[A
     return gain * xhat + bias, LayerNormCache(xhat, rstd, gain)
 
 
-@follows_cache
+@backward_of(layer_norm)
 def layer_norm_backward(
     dy: Array, cache: LayerNormCache, wrt: Container[str] = ("x", "gain", "bias")
 ) -> tuple[Array | None, Array | None, Array | None]:
@@ -82,38 +80,3 @@ def layer_norm_backward(
     if "bias" in wrt:
         dbias = sum_positions(dy)  # (C,)
     return dx, dgain, dbias
-
-
-class RMSNormCache(NamedTuple):
-    """As for layer_norm: x̂ is kept rather than recomputed."""
-
-    xhat: Array  # (..., C)  x/ρ
-    rrms: Array  # (..., 1)  1/ρ
-    gain: Array  # (C,)      borrowed
-
-
-@selectable
-def rms_norm(x: Array, gain: Array, eps: float = 1e-6) -> tuple[Array, RMSNormCache]:
-    """Divide by the root mean square of the last axis. x (..., C), gain (C,); y (..., C).
-
-    Raises ValueError where the shapes do not fit.
-    """
-    xp = channels_namespace("rms_norm", x, gain=gain)
-    rrms = 1 / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
-    xhat = x * rrms
-    return gain * xhat, RMSNormCache(xhat, rrms, gain)
-
-
-@follows_cache
-def rms_norm_backward(
-    dy: Array, cache: RMSNormCache, wrt: Container[str] = ("x", "gain")
-) -> tuple[Array | None, Array | None]:
-    """The gradients of x and gain. As for layer_norm, without the path through μ:  ∂L/∂x = (g − x̂ ⟨g · x̂⟩) / ρ."""
-    xhat, rrms, gain = cache
-    dx = dgain = None
-    if "x" in wrt:
-        dxhat = dy * gain  # (..., C)
-        dx = (dxhat - xhat * (dxhat * xhat).mean(axis=-1, keepdims=True)) * rrms
-    if "gain" in wrt:
-        dgain = sum_positions(dy * xhat)  # (C,)
-    return dx, dgain

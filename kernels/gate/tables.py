@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from minilm.kernels.compile import Figures
+from minilm.kernels.gate.compile import Figures
 
 Column = tuple[str, Callable[[Figures], object]]
 

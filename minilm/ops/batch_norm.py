@@ -18,8 +18,8 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from minilm.backend import Array
-from minilm.kernels.selection import follows_cache, selectable
-from minilm.ops.normalization import channels_namespace, sum_positions
+from minilm.ops.layer_norm import channels_namespace, sum_positions
+from minilm.selection import backward_of, op
 
 
 class BatchNormCache(NamedTuple):
@@ -33,7 +33,7 @@ class BatchNormCache(NamedTuple):
     train: bool
 
 
-@selectable
+@op
 def batch_norm(
     x: Array,
     gain: Array,
@@ -68,7 +68,7 @@ def batch_norm(
     return gain * xhat + bias, BatchNormCache(xhat, rstd, gain, running_mean, running_var, train)
 
 
-@follows_cache
+@backward_of(batch_norm)
 def batch_norm_backward(
     dy: Array, cache: BatchNormCache, wrt: Container[str] = ("x", "gain", "bias")
 ) -> tuple[Array | None, Array | None, Array | None]:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from minilm.kernels.sass import Instruction
+from minilm.kernels.gate.sass import Instruction
 
 
 class Graph(NamedTuple):

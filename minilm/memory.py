@@ -1,15 +1,15 @@
 """Memory that a training step uses again: no large allocation, and no page fault, once every size has been seen.
 
-    with Arena():
+    with MemoryPool():
         for each step: ...          the arrays of one step lie where those of the step before lay
 
 A fresh array of some megabytes costs more than filling it: the system maps its pages one by one at their first touch.
-An arena keeps the buffers it ever handed out, and hands one out again when nobody refers to it any more, which the
+A pool keeps the buffers it ever handed out, and hands one out again when nobody refers to it any more, which the
 reference count of the buffer tells (a view, and a view of a view, holds the buffer itself). So nothing needs to be
 given back, no array is overwritten while somebody can still see it, and code that asks `empty` for its results is right
-with an arena, without one, and in a test that keeps every cache.
+with a pool, without one, and in a test that keeps every cache.
 
-Measured: without an arena a GPT step of 4 layers, width 128 (12 x 64 tokens) takes 1.7 times as long, one of 6 layers,
+Measured: without a pool a GPT step of 4 layers, width 128 (12 x 64 tokens) takes 1.7 times as long, one of 6 layers,
 width 384 (8 x 256) 1.15 times; float32, 1 thread, medians of interleaved rounds.
 
 Only code that asks `empty`, `empty_like`, `zeros` or `add` here profits: the tuned versions in `minilm.kernels.cpu`,
@@ -31,17 +31,17 @@ from minilm.backend import Array, array_namespace
 
 SMALL = 1 << 16  # bytes: below, the C library's own free lists are as good
 ALIGNMENT = 64  # bytes of a cache line, and of the widest vector register
-SLACK = 1.5  # an arena holds at most this many times what was ever in use at once
+SLACK = 1.5  # a pool holds at most this many times what was ever in use at once
 
 Buffer = tuple[np.ndarray, int]  # memory, and where in it the first aligned byte lies
 
-_active: ContextVar[Arena | None] = ContextVar("minilm_arena", default=None)
+_active: ContextVar[MemoryPool | None] = ContextVar("minilm_arena", default=None)
 
 
-class Arena:
+class MemoryPool:
     """A recycler of large NumPy buffers. Use it as a context manager, in one thread at a time.
 
-    An arena can be entered again, as a training loop does for each step; buffers stay until it is dropped.
+    A pool can be entered again, as a training loop does for each step; buffers stay until it is dropped.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Arena:
         self._entered: list[tuple[Token, int]] = []
         self.thread = 0  # the one that may ask
 
-    def __enter__(self) -> Arena:
+    def __enter__(self) -> MemoryPool:
         self._entered.append((_active.set(self), self.thread))
         self.thread = threading.get_ident()
         return self
@@ -110,11 +110,11 @@ def _rounded(size: int) -> int:
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An uninitialised C-contiguous NumPy array, from the active arena where there is one and the array is large."""
-    arena, dtype = _active.get(), np.dtype(dtype)
-    if arena is None or math.prod(shape) * dtype.itemsize < SMALL or arena.thread != threading.get_ident():
+    """An uninitialised C-contiguous NumPy array, from the active pool where there is one and the array is large."""
+    pool, dtype = _active.get(), np.dtype(dtype)
+    if pool is None or math.prod(shape) * dtype.itemsize < SMALL or pool.thread != threading.get_ident():
         return np.empty(shape, dtype)
-    return arena.empty(shape, dtype)
+    return pool.empty(shape, dtype)
 
 
 def empty_like(array: Array, dtype: Any = None) -> Array:

@@ -24,9 +24,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minilm.kernels import compile as compiling
-from minilm.kernels import gate, gate_tables
 from minilm.kernels.cuda.instances import ARCHITECTURES, Instance, all_instances
+from minilm.kernels.gate import compile as compiling
+from minilm.kernels.gate import rules, tables
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
     """`python -m minilm.kernels compile`"""
     started = time.monotonic()
     try:
-        budget = gate.read_budget()
+        budget = rules.read_budget()
         chosen = _choose(args.kernel, budget["compared"] if args.table else None)
         if args.jobs < 1:
             raise ValueError(f"--jobs {args.jobs}: give 1 or more")
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
     work = compiling.units(chosen, args.arch)
     if not (args.all or args.kernel or args.table):
         covered = compiling.covering(work)
-        work = covered + [unit for unit in work if gate.is_named(unit, budget) and unit not in covered]
+        work = covered + [unit for unit in work if rules.is_named(unit, budget) and unit not in covered]
     measured = []
     for done, figures in enumerate(compiling.measure_all(work, args.jobs), 1):
         measured += figures
@@ -85,19 +85,19 @@ def main(args: argparse.Namespace) -> int:
     everything = not args.kernel and not args.table and set(args.arch) == set(ARCHITECTURES)
 
     if args.table:
-        print(gate_tables.comparison_table(measured, budget["compared"]))
+        print(tables.comparison_table(measured, budget["compared"]))
     else:
-        print(gate_tables.resource_table(measured))
+        print(tables.resource_table(measured))
     if args.json:
         args.json.write_text(json.dumps([f._asdict() for f in measured], indent=1) + "\n")
-    problems = gate.violations(measured, budget["limits"])
+    problems = rules.violations(measured, budget["limits"])
     if everything:
-        problems += gate.idle_limits(measured, budget["limits"])
-        problems += gate.sources_left_out(_sources(), (instance.file for instance in chosen))
-    for line in gate.changes(measured, budget):
+        problems += rules.idle_limits(measured, budget["limits"])
+        problems += rules.sources_left_out(_sources(), (instance.file for instance in chosen))
+    for line in rules.changes(measured, budget):
         print(f"changed: {line}")
     if args.update_budget:
-        gate.write_budget(gate.updated(budget, measured, everything))
+        rules.write_budget(rules.updated(budget, measured, everything))
     for line in problems:
         print(f"VIOLATION: {line}")
     seconds = time.monotonic() - started

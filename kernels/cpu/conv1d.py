@@ -1,4 +1,4 @@
-"""Convolution without gathering windows: a version of `ops.convolution`.
+"""Convolution without gathering windows: a version of `ops.conv1d`.
 
 The K steps that one output sees lie side by side in memory, (K, Cin): with stride and dilation 1 the matrix of windows,
 K times as large as x, need not be made. Windows overlap, which BLAS can't read, but every K-th of them doesn't:
@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.arena import empty
-from minilm.kernels.selection import Version, register
+from minilm.memory import empty
+from minilm.selection import Version, register
 
 MINIMUM_SIZE = 1 << 14  # numbers of x
 LARGEST_KERNEL = 16  # more products than that are too thin
 
 
-class StrandedConvolutionCache(NamedTuple):
+class StridedWindowsCache(NamedTuple):
     """The padded x is kept."""
 
     padded: np.ndarray  # (B·P + K − 1, Cin)  P = T + K − 1 steps a sequence, "valid": T; zeros behind the last one
@@ -61,7 +61,7 @@ def refuses(
     return None if np.isfinite(weight).all() else "the weight is not finite: times the zeros between sequences, NaN"
 
 
-def stranded_conv1d(
+def conv1d_of_windows(
     x: np.ndarray,
     weight: np.ndarray,
     bias: np.ndarray | None = None,
@@ -69,7 +69,7 @@ def stranded_conv1d(
     padding: str = "same",
     stride: int = 1,
     dilation: int = 1,
-) -> tuple[np.ndarray, StrandedConvolutionCache]:
+) -> tuple[np.ndarray, StridedWindowsCache]:
     """y (B, Tout, Cout), as the definition has it."""
     (B, T, Cin), (Cout, _, K) = x.shape, weight.shape
     left = {"same": (K - 1) // 2, "causal": K - 1, "valid": 0}[padding]
@@ -82,11 +82,11 @@ def stranded_conv1d(
     rows = _correlate(padded, weight.transpose(2, 1, 0).reshape(K * Cin, Cout), B * P)  # (B·P, Cout)
     y = empty((B, Tout, Cout), x.dtype)
     np.add(rows.reshape(B, P, Cout)[:, :Tout], 0 if bias is None else bias, out=y)
-    return y, StrandedConvolutionCache(padded, weight, x.shape, left, bias is not None)
+    return y, StridedWindowsCache(padded, weight, x.shape, left, bias is not None)
 
 
-def stranded_conv1d_backward(
-    dy: np.ndarray, cache: StrandedConvolutionCache, wrt: Container[str] = ("x", "weight", "bias")
+def conv1d_of_windows_backward(
+    dy: np.ndarray, cache: StridedWindowsCache, wrt: Container[str] = ("x", "weight", "bias")
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """dx, dweight, dbias, as the definition has them."""
     padded, weight, (B, T, Cin), left, has_bias = cache
@@ -141,5 +141,5 @@ def _correlate(steps: np.ndarray, matrix: np.ndarray, N: int) -> np.ndarray:
 
 register(
     "conv1d",
-    Version("cpu.stranded", stranded_conv1d, stranded_conv1d_backward, StrandedConvolutionCache, refuses),
+    Version("cpu.strided_windows", conv1d_of_windows, conv1d_of_windows_backward, StridedWindowsCache, refuses),
 )

@@ -1,4 +1,4 @@
-"""The compile gate: what the kernels compile to, held to kernels/budget.json.
+"""The compile gate: what the kernels compile to, held to kernels/gate/budget.json.
 
     "limits"    data, changed by hand only: {"kernel": a regular expression on the instance's name, "arch": [80], or
                 absent for all, "figure": a name in compile.Figures, "at_most" | "at_least" | "exactly": a number,
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minilm.kernels.compile import Figures, Unit
+from minilm.kernels.gate.compile import Figures, Unit
 
 BUDGET = Path(__file__).parent / "budget.json"
 RECORDED = ("registers", "warps", "instructions")  # of each instance and architecture, in "measured"

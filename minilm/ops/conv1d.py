@@ -23,7 +23,7 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from minilm.backend import Array, array_namespace, floating_namespace
-from minilm.kernels.selection import follows_cache, selectable
+from minilm.selection import backward_of, op
 
 
 class ConvolutionCache(NamedTuple):
@@ -37,7 +37,7 @@ class ConvolutionCache(NamedTuple):
     has_bias: bool
 
 
-@selectable
+@op
 def conv1d(
     x: Array, weight: Array, bias: Array | None = None, *, padding: str = "same", stride: int = 1, dilation: int = 1
 ) -> tuple[Array, ConvolutionCache]:
@@ -64,7 +64,7 @@ def conv1d(
     return y.reshape(x.shape[0], Tout, Cout), ConvolutionCache(padded, weight, T, left, taps, bias is not None)
 
 
-@follows_cache
+@backward_of(conv1d)
 def conv1d_backward(
     dy: Array, cache: ConvolutionCache, wrt: Container[str] = ("x", "weight", "bias")
 ) -> tuple[Array | None, Array | None, Array | None]:

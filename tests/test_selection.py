@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import minilm
-import minilm.ops  # explain() imports it, and the ops must announce themselves in the real registry, not in a test's
-from minilm.kernels import selection
-from minilm.kernels.selection import Version, explain, follows_cache, reference, register, selectable, versions
+import minilm.kernels  # must register in the real registry, not in a test's
+from minilm import selection
+from minilm.selection import Version, backward_of, op, reference, register, versions, which
 
 
 class DefinitionCache(NamedTuple):
@@ -31,24 +31,23 @@ class AnyCache(NamedTuple):
 def calls(monkeypatch):
     """Registries of this test alone; what ran is listed by name."""
     monkeypatch.setattr(selection, "_versions", {})
-    monkeypatch.setattr(selection, "_definitions", {})
+    monkeypatch.setattr(selection, "_ops", {})
     return []
 
 
 @pytest.fixture
 def double(calls):
-    @selectable
+    @op
     def double(x, factor=2.0):
         """y = factor · x"""
         calls.append("definition")
         return factor * x, DefinitionCache(factor)
 
-    @follows_cache
+    @backward_of(double)
     def double_backward(dy, cache):
         calls.append("definition backward")
         return dy * cache.factor
 
-    double.backward = double_backward
     return double
 
 
@@ -142,7 +141,7 @@ def test_without_cache(double, calls):
 
 
 def test_op_that_can_save_work_is_told_whether_a_cache_is_wanted(calls):
-    @selectable
+    @op
     def frugal(x, *, cache=True):
         calls.append(cache)
         return x, (DefinitionCache(1.0) if cache else None)
@@ -168,28 +167,28 @@ def test_a_version_needs_its_own_name_and_cache_type(double, calls, name, cache_
 def test_an_op_needs_its_own_name(double):
     with pytest.raises(ValueError, match="two ops are named 'double'"):
 
-        @selectable
+        @op
         def double(x):
             return x, None
 
 
-def test_explain(double, calls):
-    assert explain("double", SMALL) == "double: definition (no tuned version is registered)"
+def test_which(double, calls):
+    assert which("double", SMALL) == "double: definition (no tuned version is registered)"
     register("double", version("small", SmallCache, calls, only_small))
     register("double", version("any", AnyCache, calls))
-    assert explain("double", SMALL) == "double: small"
-    assert explain("double", LARGE) == "double: any\n  not small: 8 numbers are more than 4"
+    assert which("double", SMALL) == "double: small"
+    assert which("double", LARGE) == "double: any\n  not small: 8 numbers are more than 4"
     with reference():
-        assert explain("double", SMALL) == "double: definition (inside minilm.reference())"
-    assert explain("double", SMALL, factor=3.0, cache=False) == "double: small"
+        assert which("double", SMALL) == "double: definition (inside minilm.reference())"
+    assert which("double", SMALL, factor=3.0, cache=False) == "double: small"
     assert calls == []  # nothing was computed
     with pytest.raises(ValueError, match="op 'triple' is unknown; known are double"):
-        explain("triple", SMALL)
+        which("triple", SMALL)
 
 
-def test_explain_names_the_definition_where_all_refuse(double, calls):
+def test_which_names_the_definition_where_all_refuse(double, calls):
     register("double", version("small", SmallCache, calls, only_small))
-    assert explain("double", LARGE) == "double: definition\n  not small: 8 numbers are more than 4"
+    assert which("double", LARGE) == "double: definition\n  not small: 8 numbers are more than 4"
 
 
 def test_an_error_of_a_version_is_not_hidden_by_the_definition(double, calls):

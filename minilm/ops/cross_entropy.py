@@ -1,11 +1,9 @@
-"""Loss functions on logits, in nats: softmax cross-entropy and binary cross-entropy.
+"""Softmax cross-entropy on logits, in nats.
 
-    cross_entropy                       L = −Σ_c q_c log p_c          p = softmax(logits)
-                                        q_c = (1 − s) w_t [c = t] + s/V · w_c
-    binary_cross_entropy_with_logits    L = w t · softplus(−x) + (1 − t) · softplus(x)
+    L = −Σ_c q_c log p_c          p = softmax(logits)          q_c = (1 − s) w_t [c = t] + s/V · w_c
 
-t: the target (a class; or a number in [0, 1]), s: label smoothing, w: class weights (w: the weight of the positives).
-Both agree with PyTorch's `torch.nn.functional`, except that classes are the last axis here.
+t: the target class, s: label smoothing, w: class weights. Agrees with `torch.nn.functional.cross_entropy`, except that
+classes are the last axis here.
 
 [label smoothing: Szegedy et al. 2016, "Rethinking the Inception Architecture", §7]
 """
@@ -18,13 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from minilm.backend import Array, array_namespace, floating_namespace
-from minilm.kernels.selection import follows_cache, selectable
-from minilm.ops.activation import logistic
+from minilm.selection import backward_of, op
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def _check_reduction(op: str, reduction: str) -> None:
+def check_reduction(op: str, reduction: str) -> None:
     if reduction not in REDUCTIONS:
         raise ValueError(f"{op}: reduction {reduction!r} is unknown; choose one of {', '.join(REDUCTIONS)}")
 
@@ -57,7 +54,7 @@ def _targets(xp: ModuleType, logits: Array, targets: Array, ignore_index: int) -
     return xp.where(ignored | invalid, 0, targets), ignored, invalid
 
 
-@selectable
+@op
 def cross_entropy(
     logits: Array,
     targets: Array,
@@ -74,7 +71,7 @@ def cross_entropy(
     Raises TypeError for targets that are no integers; ValueError for shapes that do not fit, and for a target that is
     no class (on a GPU that would need a synchronisation, so there the loss and the row's gradient become NaN).
     """
-    _check_reduction("cross_entropy", reduction)
+    check_reduction("cross_entropy", reduction)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing = {label_smoothing}, expected a number in [0, 1]")
     floating_namespace(logits)
@@ -118,7 +115,7 @@ def cross_entropy(
     return (loss.sum() if reduction == "sum" else loss.sum() * inverse), cache
 
 
-@follows_cache
+@backward_of(cross_entropy)
 def cross_entropy_backward(dloss: Array | float, cache: CrossEntropyCache) -> Array:
     """dlogits = dloss (p Σ_c q_c − q), from ∂ log p_c / ∂ logits = [c = ·] − p. dloss: 1.0, or of the loss's shape."""
     p, index, scale, target_share, class_share, shape = cache
@@ -130,57 +127,3 @@ def cross_entropy_backward(dloss: Array | float, cache: CrossEntropyCache) -> Ar
         dlogits -= scale[:, None] * class_share
     dlogits[xp.arange(index.size), index] -= scale * target_share  # each (row, class) once: no update is lost
     return dlogits.reshape(*shape, p.shape[-1])  # (..., V)
-
-
-class BinaryCrossEntropyCache(NamedTuple):
-    """Logits and targets, borrowed (the targets perhaps cast): σ is recomputed, nothing else is kept."""
-
-    logits: Array  # (...)
-    targets: Array  # (...)
-    pos_weight: Array | float
-    scale: float  # what the reduction multiplies by
-
-
-@selectable
-def binary_cross_entropy_with_logits(
-    logits: Array, targets: Array, *, pos_weight: Array | float | None = None, reduction: str = "mean"
-) -> tuple[Array, BinaryCrossEntropyCache]:
-    """w t softplus(−x) + (1 − t) softplus(x), softplus(x) = log(1 + eˣ), in nats.
-
-    logits (...); targets (...) 0/1 of any dtype, or probabilities in between; pos_weight w a number or an array that
-    broadcasts to the logits. Returns the loss, 0-d for "mean" (over all elements) and "sum", (...) for "none".
-    """
-    op = "binary_cross_entropy_with_logits"
-    _check_reduction(op, reduction)
-    xp = array_namespace(logits, targets)
-    floating_namespace(logits)
-    if targets.shape != logits.shape:
-        raise ValueError(f"{op}: targets have shape {targets.shape}, expected the logits' {logits.shape}")
-    dtype = logits.real.dtype
-    t = targets.astype(dtype)
-    w = 1.0 if pos_weight is None else pos_weight
-    if isinstance(w, int | float):
-        w = float(w)
-    else:
-        array_namespace(logits, w)
-        fits = [ours in (1, theirs) for ours, theirs in zip(w.shape[::-1], logits.shape[::-1], strict=False)]
-        if w.ndim > logits.ndim or not all(fits):
-            raise ValueError(f"{op}: pos_weight {w.shape} does not broadcast to the logits {logits.shape}")
-        w = w.astype(dtype)
-
-    right = logits.real > 0
-    above = xp.where(right, logits, 0.0)  # max(x, 0)
-    rest = xp.log1p(xp.exp(xp.where(right, -logits, logits)))  # log(1 + exp(−|x|)): never overflows
-    loss = w * t * (above - logits + rest) + (1 - t) * (above + rest)  # softplus(∓x) = max(∓x, 0) + rest
-    scale = 1.0
-    if reduction == "mean":
-        scale = 1 / loss.size if loss.size else float("nan")
-    cache = BinaryCrossEntropyCache(logits, t, w, scale)
-    return (loss if reduction == "none" else loss.sum() * scale), cache
-
-
-@follows_cache
-def binary_cross_entropy_with_logits_backward(dloss: Array | float, cache: BinaryCrossEntropyCache) -> Array:
-    """dlogits = dloss ((1 − t) σ(x) − w t σ(−x)): no near-equal numbers cancel. dloss: 1.0, or of the loss's shape."""
-    x, t, w, scale = cache
-    return dloss * scale * ((1 - t) * logistic(x) - w * t * logistic(-x))
