@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minilm.backend import Array, array_namespace
+from minilm.checks import check_options, option
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.linear import Linear
 from minilm.models.backbone import Backbone
@@ -25,6 +27,19 @@ from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
 from minilm.ops.pool import POOLINGS, pool, pool_backward
 from minilm.ops.sigmoid import sigmoid
 from minilm.ops.softmax import softmax
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """Options of the head of a classifier."""
+
+    labels: tuple[str, ...] = option(("0", "1"), "the names of the classes")
+    pooling: str | None = option(None, "how a text's hidden vectors become one; None: mean", choices=POOLINGS)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"a classifier needs at least 2 different labels, got {', '.join(self.labels) or 'none'}")
 
 
 class ClassifierCache(NamedTuple):
