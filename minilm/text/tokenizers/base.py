@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from minilm.files import replacing
+from minilm.files import write_text
 
 FORMAT = "minilm tokenizer"  # what a file says of itself
 
@@ -77,8 +77,7 @@ class Tokenizer(ABC):
     def save(self, path: str | Path) -> None:
         """Write the JSON file, whole or not at all."""
         content = {"format": FORMAT, "version": 1, "kind": self.kind, **self.fields()}
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=0), encoding="utf-8")
+        write_text(path, json.dumps(content, ensure_ascii=False, indent=0))
 
 
 def as_texts(texts: Iterable[str]) -> Iterable[str]:
