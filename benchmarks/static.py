@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
+from minilm.files import write_text
 from minilm.kernels import roofline
 from minilm.kernels.cuda.instances import Instance, all_instances
 from minilm.kernels.gate import compile as compiling
@@ -63,7 +64,7 @@ def main(arguments: argparse.Namespace) -> int:
     for line in found["peaks"]:
         print(f"  {line}")
     if arguments.json:
-        report.write_text(arguments.json, json.dumps(found, indent=1) + "\n")
+        write_text(arguments.json, json.dumps(found, indent=1) + "\n")
     return 0
 
 

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 from minilm.adapt.adaptation import apply_lora
 from minilm.adapt.freezing import head_only
 from minilm.backend import generator, resolve_device
+from minilm.files import read_json, write_json
 from minilm.layers.base import Layer
 from minilm.models.classifier import TextClassifier
 from minilm.models.presets import PRESETS, build
 from minilm.text.tokenizers import Tokenizer, load_tokenizer
-from minilm.train.checkpoint import load_checkpoint, read_json, write_json
+from minilm.train.checkpoint import load_checkpoint
 from minilm.train.loop import BEST, LAST
 
 CONFIG, TOKENIZER, TOKENS = "config.json", "tokenizer.json", "tokens.bin"
