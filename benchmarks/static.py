@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
     """`python -m benchmarks static`"""
     if arguments.json:
         report.check_writable(arguments.json)
-    found = tables()
+    found = static_tables()
     for note in found["notes"]:
         print(note)
     if found["kernels"]:
@@ -68,7 +68,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def tables() -> dict[str, Any]:
+def static_tables() -> dict[str, Any]:
     """Both tables, their cells as text, and what is absent."""
     notes, kernels, compilers = [], [], []
     problem = compiling.missing()
