@@ -16,9 +16,6 @@ from minilm.text.corpus import TokenFile, token_array
 
 IGNORED = -100  # the target of a position that does not count, as in ops.cross_entropy
 
-# Streams of `generator(seed, stream, ...)`: no other use of the same seed draws the same numbers.
-_WINDOWS, _BUCKETS = 0x57494E44, 0x4255434B
-
 
 class LanguageBatch(NamedTuple):
     """Windows of text, and for each position the token that comes next."""
@@ -85,7 +82,7 @@ class WindowSampler:
 
     def batch(self, step: int, micro: int = 0) -> LanguageBatch:
         """`batch_size` windows that begin anywhere in the text: a function of (seed, step, micro) alone."""
-        rng = generator(self.seed, _WINDOWS, step, micro)
+        rng = generator(self.seed, "WIND", step, micro)
         starts = rng.integers(0, len(self.tokens) - self.context, size=self.batch_size)
         return self._windows(starts)
 
@@ -179,7 +176,7 @@ class BucketSampler:
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """The indices of each batch of an epoch."""
-        rng = generator(self.seed, _BUCKETS, epoch)
+        rng = generator(self.seed, "BUCK", epoch)
         permutation = rng.permutation(len(self.labels))
         batches, pool_size = [], self.POOL * self.batch_size
         for start in range(0, len(permutation), pool_size):
