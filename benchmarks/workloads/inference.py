@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.peers import pytorch
 from benchmarks.variants import Setting, Workload, call, definition, recycling
-from minilm.models import build
+from minilm.presets import build
 from minilm.models.transformer_backbone import TransformerBackbone
 
 

@@ -286,7 +286,7 @@ class LoRAOptions:
 
     rank: int = option(8, "rank of the updates", at_least=1)
     alpha: float = option(16.0, "updates count alpha/rank")
-    targets: tuple[str, ...] = option(("*",), "layers that get an update, by name pattern; default: every linear map")
+    targets: tuple[str, ...] = option(("*",), "layers whose linear maps get an update, by name pattern")
     adapter_dropout: float = option(0.0, "dropout on what the updates read; linear layers only", below=1.0)
 
     def __post_init__(self) -> None:

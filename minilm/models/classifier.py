@@ -34,7 +34,7 @@ class ClassifierOptions:
     """Options of the head of a classifier."""
 
     labels: tuple[str, ...] = option(("0", "1"), "the names of the classes")
-    pooling: str | None = option(None, "how a text's hidden vectors become one; None: mean", choices=POOLINGS)
+    pooling: str | None = option(None, "how a text's hidden vectors become one; by default mean", choices=POOLINGS)
 
     def __post_init__(self) -> None:
         check_options(self)

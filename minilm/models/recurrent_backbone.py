@@ -42,7 +42,7 @@ class RecurrentOptions:
     bidirectional: bool = option(False, "a second recurrence from right to left; hidden vectors are twice as wide")
     heads: int = option(0, "attention heads under the recurrence, a divisor of embedding_size; 0: no attention")
     attention_residual: bool = option(False, "add its input to the attention's output")
-    conv_kernel: int | None = option(None, "size of the convolution under the recurrence; None: none", at_least=1)
+    conv_kernel: int | None = option(None, "size of the convolution under the recurrence; by default none", at_least=1)
     positions: str = option("none", "how order is told to the attention", choices=KINDS)
     context: int | None = option(
         None, "tokens of a training window; learned positions allow no longer text", at_least=1
@@ -51,7 +51,7 @@ class RecurrentOptions:
     dropout: float = option(0.0, "probability with which numbers are dropped while training", below=1.0)
     initialization: str = option("pytorch", "of the recurrence", choices=("pytorch", "orthogonal"))
     embedding_std: float = option(1.0, "standard deviation of the embeddings at the start, without embedding_bound")
-    embedding_bound: float | None = option(None, "embeddings start in U(-bound, bound); None: in N(0, embedding_std^2)")
+    embedding_bound: float | None = option(None, "embeddings start in U(-bound, bound); by default in N(0, embedding_std^2)")
 
     def __post_init__(self) -> None:
         check_options(self)

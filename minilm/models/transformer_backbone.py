@@ -31,10 +31,10 @@ class TransformerOptions:
     layers: int = option(4, "number of blocks", at_least=1)
     heads: int = option(4, "attention heads, a divisor of the width", at_least=1)
     kv_heads: int | None = option(
-        None, "key/value heads, a divisor of heads that groups share; None: heads", at_least=1
+        None, "key/value heads, a divisor of heads that groups share; by default as many as heads", at_least=1
     )
     width: int = option(128, "channels of the hidden vectors", at_least=1)
-    hidden: int | None = option(None, "width of the feed-forward layers; None: four times the width", at_least=1)
+    hidden: int | None = option(None, "width of the feed-forward layers; by default four times the width", at_least=1)
     context: int | None = option(
         None, "tokens of a training window; learned positions allow no longer text", at_least=1
     )

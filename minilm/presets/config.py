@@ -39,6 +39,10 @@ class ModelConfig:
         )
         return TASKS[self.task].model(backbone, self.head, rng=generator(self.seed, "head"), dtype=self.dtype)
 
+    def is_for(self, name: str) -> bool:
+        """Whether its head is that of the task `name`."""
+        return name == self.task
+
     @property
     def context(self) -> int | None:
         """The longest text, in tokens; None where there is no limit."""

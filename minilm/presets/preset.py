@@ -55,6 +55,10 @@ class Preset(NamedTuple):
             dtype=dtype,
         )
 
+    def is_for(self, name: str) -> bool:
+        """Whether its head is that of the task `name`."""
+        return name == self.task
+
     def options(self) -> list[tuple[str, Any, str]]:
         """Name, default and meaning of every option of the model."""
         kinds = (ARCHITECTURES[self.architecture].options, TASKS[self.task].head)

@@ -1,4 +1,4 @@
-"""The configuration of a run: what was built, from which data, how it is adapted and trained. Typed, and JSON on disk."""
+"""The configuration of a run, typed: what was built, from which data, how it is adapted and trained. JSON on disk."""
 
 from __future__ import annotations
 

@@ -93,9 +93,9 @@ def train(
     adapted = make_options(options, adaptation or {}, f"method {method}")
     config = RunConfig.load(base) if is_run(base) else None
     preset = find_preset(config.model.preset if config else str(base))
-    anew = config is None and preset.task == task
+    anew = config is None and preset.is_for(task)
     settings = _training(preset.training if anew else _finetuning(method), training or {}, seed)
-    own_data = make_options(chosen.options, (preset.data if preset.task == task else {}) | dict(data or {}), task)
+    own_data = make_options(chosen.options, (preset.data if preset.is_for(task) else {}) | dict(data or {}), task)
     draft = _draft(config.model if config else preset, chosen, model or {}, seed, dtype)
     if config is None:
         draft.build()  # options that don't fit together are told before the data is read
@@ -175,10 +175,10 @@ def _draft(
             raise ValueError(f"the base is trained already: its {min(others)} can't be changed; leave the option out")
         model = replace(start, seed=seed)
     else:
-        if start.task != task.name and (unused := others.keys() & {f.name for f in fields(TASKS[start.task].head)}):
+        if not start.is_for(task.name) and (unused := others.keys() & {f.name for f in fields(TASKS[start.task].head)}):
             raise ValueError(f"{min(unused)} is an option of {start.task}, not of {task.name}; leave it out")
         model = start.configure(vocab_size=256, seed=seed, **others)
-    own = shallow(model.head) if model.task == task.name else {}
+    own = shallow(model.head) if model.is_for(task.name) else {}
     head = make_options(task.head, own | head, task.name)
     return replace(model, task=task.name, head=head, dtype=dtype or model.dtype)
 

@@ -32,10 +32,10 @@ HELD_OUT = 0.1  # of the training texts, to choose the best checkpoint
 class ClassificationOptions:
     """What can be said about labelled texts."""
 
-    text_column: str | None = option(None, "column with the text; None: found by its name")
-    label_column: str | None = option(None, "column with the label; None: found by its name")
-    max_length: int | None = option(None, "tokens read of each text, the last ones; None: all", at_least=1)
-    max_examples: int | None = option(None, "training texts read; None: all", at_least=1)
+    text_column: str | None = option(None, "column with the text; by default found by its name")
+    label_column: str | None = option(None, "column with the label; by default found by its name")
+    max_length: int | None = option(None, "tokens read of each text, the last ones; by default all", at_least=1)
+    max_examples: int | None = option(None, "training texts read; by default all", at_least=1)
 
     def __post_init__(self) -> None:
         check_options(self)

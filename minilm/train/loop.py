@@ -35,8 +35,8 @@ from minilm.optim.flat import find_nonfinite
 from minilm.optim.optimizer import Optimizer
 from minilm.train.checkpoint import load_checkpoint, save_checkpoint
 from minilm.train.data import TrainingData, batch_like
-from minilm.train.options import OPTIMIZERS, TrainingOptions
 from minilm.train.gradients import BatchGradients
+from minilm.train.options import OPTIMIZERS, TrainingOptions
 
 DROPOUT = 1  # the stream of the generators (seed, stream, step, micro-batch); the order of the data has its own
 METRICS, LAST, BEST = "metrics.jsonl", "last.safetensors", "best.safetensors"
@@ -261,7 +261,9 @@ class _Session:
             self.validation_seconds += time.perf_counter() - began
         self.unlogged_tokens, self.logged_at = 0, time.perf_counter()  # validation is no training time
         self.result.history.append(line)
-        self.shown |= {name: f"{line[name]:.4f}" for name in ("loss", "val_loss", self.data.metric.name) if name in line}
+        self.shown |= {
+            name: f"{line[name]:.4f}" for name in ("loss", "val_loss", self.data.metric.name) if name in line
+        }
         self.shown["tokens/s"] = f"{line['tokens_per_second']:,.0f}"
         if self.metrics is not None:
             self.metrics.write(json.dumps(line) + "\n")

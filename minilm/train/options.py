@@ -40,7 +40,7 @@ class TrainingOptions:
     warmup: int = option(0, "steps of linear warm-up")
     min_lr_ratio: float = option(0.1, "part of the learning rate that is left at the last step")
     clip: float = option(1.0, "largest global norm of the gradient; 0: no clipping")
-    eval_every: int | None = option(None, "steps between two validations; 0: at the end only; None: the task's choice")
+    eval_every: int | None = option(None, "steps between two validations; 0: at the end only; by default the task's choice")
     checkpoint_every: int = option(250, "steps between two checkpoints; 0: at the end only")
     log_every: int = option(10, "steps between two lines of metrics.jsonl", at_least=1)
     seed: int = option(0, "seed of everything random")
@@ -48,7 +48,9 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         check_options(self)
         if self.steps is not None and self.epochs is not None:
-            raise ValueError(f"steps {self.steps} and epochs {self.epochs} both say how long to train; give one of them")
+            raise ValueError(
+                f"steps {self.steps} and epochs {self.epochs} both say how long to train; give one of them"
+            )
         if self.epochs == 0:
             raise ValueError("epochs is 0, expected a number above 0")
         if self.epochs is None and self.steps is None:

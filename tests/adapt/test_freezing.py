@@ -9,7 +9,7 @@ import pytest
 
 from minilm.adapt.adaptation import apply_lora
 from minilm.adapt.freezing import full, head_only, trainable_report
-from minilm.models.presets import build
+from minilm.presets import build
 
 
 def classifier():

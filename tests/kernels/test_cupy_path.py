@@ -21,7 +21,7 @@ from minilm.kernels.cuda.attention_options import FusedAttentionCache
 from minilm.kernels.cuda.cross_entropy import FusedCrossEntropyCache
 from minilm.kernels.cuda.decode import attention_decode
 from minilm.kernels.cuda.softmax import FusedSoftmaxCache
-from minilm.models import build
+from minilm.presets import build
 from minilm.optim import AdamW
 from minilm.selection import reference, which
 from minilm.text.batching import LanguageBatch

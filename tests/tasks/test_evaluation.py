@@ -11,8 +11,8 @@ from minilm.backend import array_namespace
 from minilm.layers.base import Layer
 from minilm.layers.embedding import Embedding
 from minilm.text.batching import BucketSampler
-from minilm.train.data import ClassificationData, LanguageData
-from minilm.train.evaluation import evaluate_classifier, evaluate_language_model
+from minilm.tasks.classification import ClassificationData, evaluate_classifier
+from minilm.tasks.language_modelling import LanguageData, evaluate_language_model
 from tests.train.toy import Toy, V, toy_tokens
 
 

@@ -10,7 +10,7 @@ from minilm.layers.embedding import Embedding
 from minilm.layers.linear import Linear
 from minilm.layers.normalization import BatchNorm
 from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
-from minilm.train.data import LanguageData
+from minilm.tasks.language_modelling import LanguageData
 
 V, C = 7, 5  # vocabulary, channels
 

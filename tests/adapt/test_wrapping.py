@@ -13,7 +13,7 @@ import pytest
 from minilm.adapt.adaptation import apply_lora, linear_maps, lora_config, lora_state, merge_lora, unmerge_lora
 from minilm.adapt.lora import LoRALinear, LoRAWeights
 from minilm.gradcheck import check_model
-from minilm.models.presets import build
+from minilm.presets import build
 from minilm.optim.adam import AdamW
 from tests import strict_cupy
 
