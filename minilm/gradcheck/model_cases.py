@@ -92,7 +92,7 @@ def bag_of_words(seed: int) -> Iterator[Case]:
 
 
 def _lora(model: Any) -> None:
-    from minilm.adapt.adaptation import apply_lora
+    from minilm.adapt import apply_lora
 
     apply_lora(model, rank=2, alpha=4.0, targets=("backbone.*",), rng=generator(9))
 

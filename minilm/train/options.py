@@ -40,7 +40,9 @@ class TrainingOptions:
     warmup: int = option(0, "steps of linear warm-up")
     min_lr_ratio: float = option(0.1, "part of the learning rate that is left at the last step")
     clip: float = option(1.0, "largest global norm of the gradient; 0: no clipping")
-    eval_every: int | None = option(None, "steps between two validations; 0: at the end only; by default the task's choice")
+    eval_every: int | None = option(
+        None, "steps between two validations; 0: at the end only; by default the task's choice"
+    )
     checkpoint_every: int = option(250, "steps between two checkpoints; 0: at the end only")
     log_every: int = option(10, "steps between two lines of metrics.jsonl", at_least=1)
     seed: int = option(0, "seed of everything random")
