@@ -1,4 +1,4 @@
-"""Imports go down only: cli → train → adapt → models → layers → ops → selection; kernels → ops. No exception."""
+"""Imports go down only: cli → runs → presets → tasks → train, adapt → models → layers → ops; kernels → ops. No exception."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ FROM_THE_BOTTOM = [
     ("optim", "models"),
     ("adapt",),
     ("train",),
+    ("tasks",),
+    ("presets",),
+    ("runs",),
     ("gradcheck",),
     ("kernels.check",),
     ("kernels.__main__", "cli"),

@@ -3,11 +3,13 @@
 from minilm.adapt.freezing import full, head_only, trainable_report
 from minilm.adapt.lora import LoRALinear, LoRAOptions, LoRAWeights, apply_lora
 from minilm.adapt.method import Method
-from minilm.adapt.methods import METHODS
+from minilm.adapt.methods import DEFAULT, METHODS, SPECTRUM
 from minilm.adapt.wrapping import Wrapper, adapter_state, merge, unmerge, wrap
 
 __all__ = [
+    "DEFAULT",
     "METHODS",
+    "SPECTRUM",
     "LoRALinear",
     "LoRAOptions",
     "LoRAWeights",

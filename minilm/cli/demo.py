@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm import runs
+from minilm.adapt import SPECTRUM
 from minilm.backend import asarray_like, generator, to_numpy
 from minilm.cli import options, plots
 from minilm.cli.printing import table
@@ -52,9 +53,9 @@ QUICK = Scale(
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "demo",
-        help="the whole way in some two minutes: pretrain, write, fine-tune three ways, compare",
+        help="the whole way in some two minutes: pretrain, write, fine-tune, compare",
         description="Pretrain a small GPT on the shipped King James text, show what it writes, and fine-tune it to "
-        "tell verses of the Old from those of the New Testament: head only, LoRA, all parameters; against logistic "
+        "tell verses of the Old Testament from those of the New, from the head alone to all parameters; against logistic "
         "regression on a bag of words. Needs this package alone; plots are written where matplotlib is installed.",
     )
     parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps: under 40 seconds")
@@ -91,22 +92,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"   {_sample(pretrained.run, prompt, scale.samples, arguments.seed)}")
 
     print(f"\n3. Old or New Testament? {scale.examples:,} verses with their real labels, scores on others")
-    tuned = {}
-    for name, base, options in (
-        ("bag of words", "bag-of-words", {}),
-        ("head only", out / "pretrained", {"method": "head", "training": {"epochs": scale.epochs}}),
-        ("LoRA", out / "pretrained", {"method": "lora", "training": {"epochs": scale.epochs}}),
-        ("all parameters", out / "pretrained", {"training": {"epochs": scale.epochs}}),
-    ):
-        where = out / name.replace(" ", "-").lower()
-        tuned[name] = runs.finetune(
-            base, "kjv-testament", where, data={"max_examples": scale.examples}, **options, **common
-        )
+    data = {"max_examples": scale.examples}
+    baseline = runs.finetune("bag-of-words", "kjv-testament", out / "bag-of-words", data=data, **common)
+    tuned = {"bag of words": baseline}
+    for method in SPECTRUM:
+        tuned[method.name] = runs.finetune(
+            out / "pretrained", "kjv-testament", out / method.name,
+            method=method.name, data=data, training={"epochs": scale.epochs}, **common,
+        )  # fmt: skip
     _print_comparison(tuned)
     _draw(out, pretrained, tuned)
     print(f"\n{time.perf_counter() - began:.0f} s in all. Try next")
     print(f"   minilm generate {out / 'pretrained'} --prompt 'And God said'")
-    print(f"   minilm predict {out / 'all-parameters'} 'Blessed are the meek: for they shall inherit the earth.'")
+    print(f"   minilm predict {out / SPECTRUM[-1].name} 'Blessed are the meek: for they shall inherit the earth.'")
     return 0
 
 

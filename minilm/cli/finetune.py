@@ -14,7 +14,7 @@ from minilm.tasks import TASKS
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "finetune",
-        help="train a text classifier: all parameters, the head only, or LoRA",
+        help="train a text classifier on a pretrained run, by any method of adaptation",
         description="Train a text classifier on labelled texts, or for another task, from a run of `minilm train` or "
         "from a preset. A tenth of the training texts is held out to choose the best checkpoint; test texts never are.",
     )

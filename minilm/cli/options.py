@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from minilm.adapt import METHODS
+from minilm.adapt import DEFAULT, METHODS
 from minilm.tasks import TASKS
 from minilm.train.options import TrainingOptions
 
@@ -96,7 +96,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def add_methods(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is trained")
     listed = "; ".join(f"{method.name}: {method.summary}" for method in METHODS.values())
-    group.add_argument("--method", choices=tuple(METHODS), default="full", help=f"{listed} (default: full)")
+    group.add_argument("--method", choices=tuple(METHODS), default=DEFAULT, help=f"{listed} (default: {DEFAULT})")
     add_fields(group, [method.options for method in METHODS.values()])
 
 

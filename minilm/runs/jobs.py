@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minilm.adapt import METHODS, trainable_report
+from minilm.adapt import DEFAULT, METHODS, trainable_report
 from minilm.adapt.wrapping import load_base, merge, wrappers
 from minilm.backend import resolve_device
 from minilm.checks import make_options, one_of, shallow
@@ -62,7 +62,7 @@ def train(
     out: str | Path,
     *,
     task: str,
-    method: str = "full",
+    method: str = DEFAULT,
     adaptation: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,

@@ -259,7 +259,7 @@ def test_training_moves_the_adapters_and_nothing_else(preset, xp, rng):
     optimizer = AdamW(model, lr=0.03)
     frozen = {name: xp.to_numpy(a).copy() for name, a in model.state().items() if name not in model.trainable()}
     data, losses = batch(preset, xp), []
-    for _ in range(30):
+    for _ in range(60):
         loss, cache = model.loss(data, rng=rng)
         losses.append(float(xp.to_numpy(loss)))
         grads = model.loss_backward(1.0, cache)

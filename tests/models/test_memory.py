@@ -16,7 +16,7 @@ from minilm import threads
 from minilm.presets import build
 from minilm.optim import AdamW
 from minilm.text.batching import LanguageBatch
-from minilm.train.parallel import BatchGradients
+from minilm.train.gradients import BatchGradients
 
 model = build("gpt", vocab_size=65, layers=6, heads=6, width=384, context=256)
 optimizer = AdamW(model)

@@ -76,5 +76,5 @@ def configure(name, dtype="float64", classes=2, seed=0, **options) -> ModelConfi
     return find_preset(preset).configure(**given, **(settings | options))
 
 
-def make(name, **options) -> Layer:
-    return configure(name, **options).build()
+def make(*given, **options) -> Layer:
+    return configure(*given, **options).build()

@@ -104,7 +104,7 @@ def test_training_options_name_how_long():
         ("gpt", {"dropout": 1.0}, "dropout is 1.0"),
         ("gpt", {"dropout": "no"}, "dropout is 'no'"),
         ("gpt", {"bias": "yes"}, "bias is 'yes', expected true or false"),
-        ("gpt", {"norm": 3}, "norm is 3"),
+        ("gpt", {"norm": 3}, "norm 3 is unknown; choose layer, rms"),
         ("gpt", {"norm": "batch"}, "rms"),
         ("gpt", {"activation": "swish"}, "silu"),
         ("gpt", {"positions": "relative"}, "alibi"),

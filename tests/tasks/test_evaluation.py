@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from minilm.backend import array_namespace
-from minilm.layers.base import Layer
 from minilm.layers.embedding import Embedding
+from minilm.models import Classifier
 from minilm.tasks.classification import ClassificationData, evaluate_classifier
 from minilm.tasks.language_modelling import LanguageData, evaluate_language_model
 from minilm.text.batching import BucketSampler
 from tests.train.toy import Toy, V, toy_tokens
 
 
-class Mean(Layer):
+class Mean(Classifier):
     """A classifier whose logits are the mean of its tokens' rows."""
 
-    def __init__(self, classes):
-        super().__init__()
-        self.children["embedding"] = Embedding(V, classes, rng=np.random.default_rng(8))
+    def __init__(self, outputs):
+        super().__init__(max(outputs, 2))
+        self.children["embedding"] = Embedding(V, outputs, rng=np.random.default_rng(8))
 
     def forward(self, ids, *, lengths=None, train=True, cache=True, rng=None):
         assert not train and not cache
