@@ -31,7 +31,7 @@ def shown(tmp_path_factory):
 def test_the_comparison(shown):
     out, text = shown
     assert {path.name for path in out.iterdir() if path.is_dir()} == {
-        "pretrained", "bag-of-words", "head-only", "lora", "all-parameters",
+        "pretrained", "bag-of-words", "head", "lora", "full",
     }  # fmt: skip
     lines = {line.split("  ")[1].strip(): line.split() for line in text.splitlines() if line.count(".") >= 4}
     assert lines.keys() >= {"bag of words", "head only", "LoRA", "all parameters"}
