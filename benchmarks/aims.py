@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from benchmarks.report import Row
+from benchmarks.report import TimedRow
 
 PEER, DTYPE = "torch", "float32"
 LEAST = {  # workload, size, phase: the ratio by number of threads
@@ -37,19 +37,19 @@ WHOLES = (  # layers and steps, whose geometric mean has an aim of its own
 LEAST_MEAN = 1.2
 
 
-def aim_of(row: Row) -> float | None:
+def aim_of(row: TimedRow) -> float | None:
     """The least ratio that `row` should reach, None where there is none."""
     if row.against != PEER or row.dtype != DTYPE:
         return None
     return LEAST.get((row.workload, row.size, row.phase), {}).get(row.threads)
 
 
-def phases_of(row: Row) -> list[str]:
+def phases_of(row: TimedRow) -> list[str]:
     """The phases of the row's workload that have an aim."""
     return [phase for workload, size, phase in LEAST if (workload, size) == (row.workload, row.size)]
 
 
-def mean_of_wholes(rows: Sequence[Row]) -> float | None:
+def mean_of_wholes(rows: Sequence[TimedRow]) -> float | None:
     """The geometric mean of the ratios of all layers and steps; None unless every one is there, once."""
     ratios = {row.workload: row.ratio for row in rows if row.workload in WHOLES and aim_of(row) is not None}
     return math.prod(ratios.values()) ** (1 / len(WHOLES)) if len(ratios) == len(WHOLES) else None
