@@ -1,4 +1,4 @@
-"""What the NumPy path aims at: least ratios to PyTorch's time, with 1 and with 2 CPU threads, in float32.
+"""The aims of the NumPy path: least ratios to PyTorch's time, with 1 and with 2 CPU threads, in float32.
 
 They were set from the fastest NumPy texts known for each workload, measured on an Intel CPU with AVX-512, whose matrix
 products are as fast in NumPy as in PyTorch. The tables of `report` show each beside what was measured, and a miss in

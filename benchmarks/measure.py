@@ -40,7 +40,7 @@ PEERS = {  # the libraries that may stand beside ours, and where each can run
 
 
 class Job(NamedTuple):
-    """What one process has to measure."""
+    """The work of one process."""
 
     work: list[tuple]  # a workload's name, its sizes (none: its own), and a precision if it is not the job's
     device: str
@@ -88,7 +88,7 @@ def _processes(job: Job) -> dict[str, Job]:
 
 
 def merged(runs: Sequence[report.TimedRun], peers: Sequence[str]) -> report.TimedRun:
-    """What processes measured on one machine as one run: the best of their ceilings counts for all.
+    """The runs of several processes on one machine as one: the best of their ceilings counts for all.
 
     Raises ValueError where none of them measured anything.
     """
@@ -316,7 +316,7 @@ def memory_of_one(job: Job) -> int | None:
 
 
 def _prepare(variant: Any, phase: str) -> Any:
-    """What `timing.interleave` needs for one phase of a variant; None where it has no such phase."""
+    """The argument of `timing.interleave` for one phase of a variant; None where it has no such phase."""
     forward, backward = variant.forward, variant.backward
     if phase in ("forward", "call"):
         return lambda: forward
@@ -333,7 +333,7 @@ def _prepare(variant: Any, phase: str) -> Any:
 
 
 def _tell(text: str) -> None:
-    """What is going on, on one line that the next text replaces; only for somebody who is watching."""
+    """Print what is going on, on one line that the next text replaces; only for somebody who is watching."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""What several commands of `python -m benchmarks` take: names of workloads, and options of everything that measures."""
+"""Arguments that several commands of `python -m benchmarks` share: names of workloads, options of measuring."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _mean(values: Iterable[float | None]) -> str:
 
 
 def ratios(runs: Sequence[TimedRun]) -> list[list[str]]:
-    """A head, a row a workload, and geometric means: our fastest variant, for each number of threads."""
+    """A head, one row per workload, and geometric means: our fastest variant, for each number of threads."""
     rows = [row for run in runs for row in run.rows]
     best = plots.headline(rows)
     threads = sorted({row.threads for row in best})
@@ -302,7 +302,7 @@ def _details(rows: Sequence[TimedRow]) -> str:
 
 
 def _environments(runs: Sequence[TimedRun]) -> str:
-    """What each run was measured on: a column a run."""
+    """The machine of each run, one column per run."""
     keys = dict.fromkeys(key for run in runs for key in run.environment)
     rows = [["", *(f"run {n}" for n in range(1, len(runs) + 1))]]
     rows += [[key.replace("_", " "), *(str(run.environment.get(key, "")) for run in runs)] for key in keys]

@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def profiled(workload: Workload, seconds: float) -> tuple[str, float, list[tuple[str, ...]]]:
-    """The fastest of our variants, its median seconds a call, and cells for each function, the costliest first."""
+    """The fastest of our variants, its median seconds per call, and cells for each function, the costliest first."""
     times = {name: _median(whole(variant), seconds / 4) for name, variant in workload.variants.items() if is_ours(name)}
     name = min(times, key=times.__getitem__)
     run, calls = whole(workload.variants[name]), max(3, int(seconds / 2 / max(times[name], 1e-6)))

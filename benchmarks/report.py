@@ -1,4 +1,4 @@
-"""Results: what a row holds, where and when it was taken, as a table in the terminal, as JSON and as CSV."""
+"""Results: the fields of a row, where and when it was taken, as a table in the terminal, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _share(rate: float | None, ceiling: float) -> float | None:
 
 
 def environment(xp: Any, threads: int, best: Mapping[str, Ceilings], peers: Iterable[str] = ()) -> dict[str, Any]:
-    """What a reader needs to judge the numbers."""
+    """Machine, software and ceilings: enough to judge the numbers by."""
     blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
     found = {
         "date": date.today().isoformat(),
@@ -179,7 +179,7 @@ def _processor() -> str:
 
 
 def print_run(run: TimedRun) -> None:
-    """Where it ran, what is missing, and a table a workload: phases and variants down."""
+    """Where it ran, what is missing, and one table per workload: phases and variants down."""
     print(describe(run.environment))
     for note in run.notes:
         print(note)
@@ -286,7 +286,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def write_json(path: str | Path, runs: Sequence[TimedRun]) -> None:
-    """One line a row, so that a change of recorded results reads as one."""
+    """One line per row, so that a change of recorded results reads as one."""
     parts = []
     for run in runs:
         rows = ",\n".join("    " + json.dumps({k: _rounded(v) for k, v in row._asdict().items()}) for row in run.rows)

@@ -1,4 +1,4 @@
-"""What a workload is, where it runs, and how variants are made from op pairs."""
+"""Workloads, the settings they run in, and the variants made from op pairs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DRAWN_ON_DEVICE = 1 << 22  # numbers: from here on the host takes seconds
 
 
 class LeftOut(ValueError):
-    """What a workload can't do in a setting, and why: it is left out with this note, and nothing has failed."""
+    """The reason why a workload can't run in a setting: it is left out with this note, and nothing has failed."""
 
 
 class Variant(NamedTuple):
@@ -48,7 +48,7 @@ class Variant(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What the variants must give."""
+    """The results that the variants must give."""
 
     index: tuple[slice, ...]  # the part of each array that was computed; () is all
     outputs: list[Any]  # arrays of the setting's library
@@ -83,7 +83,7 @@ class Setting(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        """What results may differ by, relative to the largest number: by the precision of the arrays."""
+        """The largest difference between results, relative to the largest number: by the precision of the arrays."""
         return {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}[self.dtype]
 
     @property
@@ -278,7 +278,7 @@ def reference_of(
     setting: Setting, op: Callable[..., Any], backward: Callable[..., Any] | None, dy: Any, args: Sequence[Any],
     part: Callable[[np.random.Generator], tuple[slice, ...]] | None = None, **options: Any,
 ) -> Callable[[np.random.Generator], Reference] | None:  # fmt: skip
-    """What the definition gives in float32 for the same, rounded, inputs in 16 bits; None for longer types.
+    """The results of the definition in float32 for the same, rounded, inputs in 16 bits; None for longer types.
 
     With `part`, in any type, and of one part of the inputs only, which `part` draws.
     """

@@ -42,7 +42,7 @@ REFUSED = "Device not supported"  # compute-sanitizer, where the machine lets no
 
 
 class Summary(NamedTuple):
-    """What became of one part."""
+    """The outcome of one part."""
 
     part: str
     status: str  # PASSED, FAILED, SKIPPED or OUT_OF_TIME
@@ -201,7 +201,7 @@ def environment(part: str, results: Path, root: Path | None) -> dict[str, str]:
 
 
 def estimate_table(parts: Sequence[Part], needed: Mapping[str, float], budget: float, cores: int) -> str:
-    """What each part is expected to take, and how that fits the budget."""
+    """The expected time of each part, and how it fits the budget."""
     rows = [["part", "estimated s"], *([part.name, f"{needed[part.name]:.0f}"] for part in parts)]
     total = sum(needed.values())
     fits = "fits" if total <= budget else "does not fit: the parts get less in proportion"

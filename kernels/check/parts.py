@@ -23,7 +23,7 @@ QUICK_TESTS = ("tests/ops/test_softmax.py", "tests/optim/test_flat.py", "tests/l
 
 
 class Plan(NamedTuple):
-    """What the command was told, and where it is."""
+    """The options of the command, and its place."""
 
     quick: bool  # few cases and small sizes: to see that all parts run
     processes: int  # of the tests

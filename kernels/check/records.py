@@ -1,4 +1,4 @@
-"""What a part of the check found, line by line: written when it is known, so that nothing is lost to a crash.
+"""The findings of a part of the check, line by line: written when it is known, so that nothing is lost to a crash.
 
     say(Record("ptx", "mma.m16n8k16, float16", "passed", "0.04 of what is allowed"))      in a part's process
     records = read(path)                                                                  in the command's
@@ -50,7 +50,7 @@ def append(path: str | Path, record: Record) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: numbers that are not finite, and whatever else it doesn't know, as text."""
+    """`value` as JSON can hold it: numbers that are not finite, and whatever else it doesn't know, as text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

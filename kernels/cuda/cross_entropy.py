@@ -32,10 +32,10 @@ from minilm.kernels.cuda.rows import (
 
 REDUCTIONS = ("mean", "sum", "none")
 ACCUMULATOR_THREADS = 1024  # as in cross_entropy.cu: one block adds up over the rows
-SCALE_LANES = 128  # of scale_gradient: a block a row, which streams
+SCALE_LANES = 128  # of scale_gradient: one block per row, which streams
 
 # Logits of a row that one thread holds in registers at most. With smoothing and class weights a weight stands beside
-# each logit, and 32 of both don't fit beside 1024 threads a block, which have 64 registers each. Doubles take two.
+# each logit, and 32 of both don't fit beside 1024 threads per block, which have 64 registers each. Doubles take two.
 PER_LANE = {"float32": 32, "float16": 32, "bfloat16": 32, "float64": 8}
 PER_LANE_WITH_WEIGHTS = 16
 
@@ -190,7 +190,7 @@ def _accumulate(name: str, like: Array, weighted: bool, args: tuple) -> None:
 
 
 def _instances() -> tuple[Instance, ...]:
-    """A warp a row, a block a row, a usual vocabulary, one in two passes, unaligned; smoothing and class weights."""
+    """A warp or a block per row, a usual vocabulary, one in two passes, unaligned; smoothing and class weights."""
     found = []
     for dtype in PER_LANE:
         for V, wide, smoothed, weighted in (

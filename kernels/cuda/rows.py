@@ -1,4 +1,4 @@
-"""What the launchers of the row kernels share: which threads hold which part of a row, and the checks before a launch.
+"""The row kernels' launchers in common: which threads hold which part of a row, and the checks before a launch.
 
 The numbers at the top are tuned by what compiles to (registers, instructions per number), not by time: nobody has run
 them on a GPU yet.
@@ -55,7 +55,7 @@ def are_wide(N: int, *arrays: Array) -> bool:
 
 
 def row_defines(dtype: str, N: int, wide: bool, per_lane: int) -> dict[str, int]:
-    """How a row of N numbers is spread: LANES threads with HELD accesses each, at most `per_lane` numbers a thread.
+    """How a row of N numbers is spread: LANES threads with HELD accesses each, at most `per_lane` numbers per thread.
 
     The fewest lanes that hold the row: each then has many numbers to hide the cost of the reductions behind, and many
     loads in flight. Rows for one warp come in few sizes, so that few instances are compiled; an access past the end of
@@ -82,5 +82,5 @@ def geometry(rows: int, defines: dict[str, int]) -> tuple[tuple[int], tuple[int]
 
 
 def real(dtype: np.dtype) -> type[np.floating]:
-    """What a kernel calculates in: float32, or float64 for float64."""
+    """The type that a kernel calculates in: float32, or float64 for float64."""
     return np.float64 if dtype.name == "float64" else np.float32

@@ -20,7 +20,7 @@ from minilm.kernels.cuda.instances import Instance
 from minilm.kernels.cuda.rows import are_wide, check_rows, element_define, geometry, real, row_defines
 
 # Numbers of a row that one thread holds in registers at most: the forward holds one array, the backward two. 32 floats
-# take 48 registers at N = 4096, and 64 would not fit beside 1024 threads a block, which have 64 registers each; with
+# take 48 registers at N = 4096, and 64 would not fit beside 1024 threads per block, which have 64 registers each; with
 # them the backward spills. Doubles take two registers each. So the forward reads rows of up to 32,768 numbers once, the
 # backward rows of up to 16,384 (float64: 8,192 and 4,096); longer ones are read twice.
 #
@@ -154,7 +154,7 @@ def _launch(
 
 
 def _instances() -> tuple[Instance, ...]:
-    """A warp a row, a block a row, the longest held row, two passes; unaligned rows; hidden columns."""
+    """A warp or a block per row, the longest held row, two passes; unaligned rows; hidden columns."""
     found = []
     for dtype in FORWARD_PER_LANE:
         for N, wide, hiding in (

@@ -63,7 +63,7 @@ def _archs(row: Mapping[str, Any]) -> list[int]:
 
 
 def violations(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is not within the limits, a line each."""
+    """The figures that are not within the limits, one line each."""
     found = []
     for f in measured:
         where = f"{f.kernel}, sm_{f.arch}"
@@ -82,7 +82,7 @@ def violations(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]])
 
 
 def idle_limits(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Limits that no instance meets, a line each. Only of use after a run over everything."""
+    """Limits that no instance meets, one line each. Only of use after a run over everything."""
     return [
         f"no instance meets the limit {limit['figure']} of {limit['kernel']!r} ({limit['reason']})"
         for limit in limits
@@ -91,12 +91,12 @@ def idle_limits(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]]
 
 
 def sources_left_out(sources: Iterable[str], compiled: Iterable[str]) -> list[str]:
-    """Sources that no instance compiles, a line each."""
+    """Sources that no instance compiles, one line each."""
     return [f"{file}: no launcher declares an instance of it" for file in sorted(set(sources) - set(compiled))]
 
 
 def changes(measured: Iterable[Figures], budget: Mapping[str, Any]) -> list[str]:
-    """What moved against the record, a line each."""
+    """The figures that moved against the record, one line each."""
     found = []
     for f in measured:
         before = budget["measured"].get(f.kernel, {}).get(str(f.arch))

@@ -176,8 +176,10 @@ def build(source: str, name: str, sanitizer: str | None = None) -> CompiledKerne
 
 
 def library_of(unit: str, name: str, command: Sequence[str], handled: str = f"-fsanitize={CHECKS}") -> Path:
-    """What `command` makes of a translation unit, compiled or found in the cache. handled: the flag whose calls the
-    unit's own headers handle, so that the runtime library for it isn't linked."""
+    """The library that `command` makes of a translation unit, compiled or found in the cache.
+
+    handled   the flag whose calls the unit's own headers handle, so that the runtime library for it isn't linked
+    """
     key = "\0".join([unit, *command, _compiler_version(command[0]), platform.machine()]).encode() + _headers()
     library = cache_directory() / "host" / f"{name}-{hashlib.sha256(key).hexdigest()[:24]}.so"
     if not library.exists():

@@ -32,7 +32,7 @@ with host_options(sanitizer={sanitizer!r}):
 
 
 class Outcome(NamedTuple):
-    """What a sanitized run said."""
+    """The outcome of a sanitized run."""
 
     code: int  # 0: the code ran to its end, and the sanitizer is silent
     output: str  # of the code

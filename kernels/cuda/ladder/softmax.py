@@ -10,8 +10,8 @@ from minilm.kernels.cuda.instances import Instance
 from minilm.kernels.cuda.rows import check_rows
 
 RUNGS = {
-    "naive": Instance("ladder/softmax_naive.cu", "softmax_naive", threads=128, note="a thread a row, three passes"),
-    "shared": Instance("ladder/softmax_shared.cu", "softmax_shared", threads=256, note="a block a row, three passes"),
+    "naive": Instance("ladder/softmax_naive.cu", "softmax_naive", threads=128, note="a thread per row, three passes"),
+    "shared": Instance("ladder/softmax_shared.cu", "softmax_shared", threads=256, note="a block per row, three passes"),
 }
 INSTANCES = tuple(RUNGS.values())
 
