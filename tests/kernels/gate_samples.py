@@ -1,4 +1,4 @@
-"""Samples for the tests of the compile gate: text as the disassembler prints it, figures, and limits to hold them to."""
+"""Samples for the tests of the compile gate: disassembled text, figures, and limits to hold them to."""
 
 from __future__ import annotations
 
