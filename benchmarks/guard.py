@@ -182,14 +182,5 @@ def better(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Verdict]
 def table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as text."""
     head = ("workload", "phase", "variant", "against", "recorded", "now", "at least", "verdict")
-    return as_text(
-        [
-            head,
-            *(
-                (v.workload, v.phase, v.variant, v.against, f"{v.recorded:.2f}", f"{v.now:.2f}", f"{v.least:.2f}",
-                 "FELL" if v.fell else "kept")
-                for v in verdicts
-            ),
-        ],
-        left=4,
-    )  # fmt: skip
+    rows = [(*v[:4], *(f"{ratio:.2f}" for ratio in v[4:]), "FELL" if v.fell else "kept") for v in verdicts]
+    return as_text([head, *rows], left=4)

@@ -150,10 +150,9 @@ class Watch:
                 )
             error = difference(self.setting.xp, got, want)
             if not error <= self.workload.tolerance:
-                means = "holds NaN or infinity" if np.isnan(error) else (
-                    f"differs by {error:.1e} of its largest number from what it should be for these inputs, tolerated "
-                    f"are {self.workload.tolerance:.0e}"
-                )  # fmt: skip
+                limit = self.workload.tolerance
+                means = f"differs by {error:.1e} of its largest number from the right result, tolerated are {limit:.0e}"
+                means = "holds NaN or infinity" if np.isnan(error) else means
                 raise Refused(f"{self.workload.name}: result {number} of {name} {means}; nothing is recorded")
 
     def _left_alone(self, name: str) -> None:

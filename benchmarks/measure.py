@@ -275,10 +275,11 @@ def _believed(
 ) -> dict[str, timing.Measured]:
     """The times of one phase, with results that are right throughout, and clocks that agree. Else Refused is raised."""
     settle = timing.SETTLE if isinstance(clock, timing.HostClock) else 0.0
-    measured = timing.interleave(
-        prepared, clock, seconds, settle=settle, next_inputs=watch.next_inputs,
-        check=lambda: watch.check(prepared, phase, clock),
-    )  # fmt: skip
+
+    def check() -> None:
+        watch.check(prepared, phase, clock)
+
+    measured = timing.interleave(prepared, clock, seconds, settle=settle, next_inputs=watch.next_inputs, check=check)
     for name, own in measured.items():
         if doubt := clock.doubt(prepared[name], own.spread.p50):
             raise Refused(f"{workload.name}, {phase}: the time of {name} is not believed: {doubt}")

@@ -79,10 +79,8 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--from", dest="sources", nargs="+", type=Path, default=[RESULTS], metavar="PATH",
-        help="files that --json wrote, or folders of them (default: benchmarks/results)",
-    )  # fmt: skip
+    about = "files that --json wrote, or folders of them (default: benchmarks/results)"
+    parser.add_argument("--from", dest="sources", nargs="+", type=Path, default=[RESULTS], metavar="PATH", help=about)
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks.html"), metavar="FILE", help="(default: %(default)s)"
     )

@@ -185,10 +185,10 @@ def _bars(plt: Any, rows: Sequence[TimedRow]) -> Any:
     phases = [phase for phase in PHASES if any(r.phase == phase for r in rows)]
     colour = colours(variants)
     height = 0.8 / len(variants)
+    size = (7.2, 1.4 + 0.24 * len(phases) * len(variants))
     figure, panels = plt.subplots(
-        1, len(threads), sharex=True, sharey=True, squeeze=False, layout="constrained",
-        figsize=(7.2, 1.4 + 0.24 * len(phases) * len(variants)),
-    )  # fmt: skip
+        1, len(threads), sharex=True, sharey=True, squeeze=False, layout="constrained", figsize=size
+    )
     for axes, count in zip(panels[0], threads, strict=True):
         for row in (r for r in rows if r.threads == count):
             y = phases.index(row.phase) - 0.4 + height * (variants.index(row.variant) + 0.5)
@@ -248,10 +248,9 @@ def _roofline(plt: Any, run: TimedRun) -> Any:
     figure, axes = plt.subplots(figsize=(7.2, 5), layout="constrained")
     for kind in dict.fromkeys(kinds.values()):
         own = [r for r in points if kinds[r.variant] == kind]
-        axes.plot(
-            [intensity[r] for r in own], [r.gigaflops_per_second for r in own], label=kind, linestyle="", alpha=0.9,
-            marker={"definition": "s", "tuned": "o"}.get(kind, "^"), color=COLOURS.get(kind, OURS[0]),
-        )  # fmt: skip
+        x, y = [intensity[r] for r in own], [r.gigaflops_per_second for r in own]
+        marker, colour = {"definition": "s", "tuned": "o"}.get(kind, "^"), COLOURS.get(kind, OURS[0])
+        axes.plot(x, y, label=kind, linestyle="", alpha=0.9, marker=marker, color=colour)
     bottom = min(r.gigaflops_per_second for r in points) / 40  # room for the names
     for place, names in _columns(points, intensity):
         axes.annotate(

@@ -211,10 +211,8 @@ def describe(environment: dict[str, Any]) -> str:
     )
 
 
-HEAD = (
-    "phase", "variant", "ms, median", "p20 - p80", "ratio", "p20 - p80", "× definition", "GB/s", "of copy", "GFLOP/s",
-    "of product", "peak MB",
-)  # fmt: skip
+HEAD = ("phase", "variant", "ms, median", "p20 - p80", "ratio", "p20 - p80", "× definition")
+HEAD += ("GB/s", "of copy", "GFLOP/s", "of product", "peak MB")
 LEGEND = (
     "ratio: time of the phase's first variant / time of this one, median of paired rounds: above 1 is faster. "
     "× definition: the same against\nthe definition. Of copy, of product: share of this machine's measured ceilings "

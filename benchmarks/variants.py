@@ -17,6 +17,9 @@ from minilm.selection import which
 
 DRAWN_ON_DEVICE = 1 << 22  # numbers: from here on the host takes seconds
 
+Op = Callable[..., Any]
+Part = Callable[[np.random.Generator], tuple[slice, ...]]
+
 
 class LeftOut(ValueError):
     """The reason why a workload can't run in a setting: it is left out with this note, and nothing has failed."""
@@ -275,9 +278,8 @@ def with_tuned(variant: Variant, op: str, *args: Any, **options: Any) -> dict[st
 
 
 def reference_of(
-    setting: Setting, op: Callable[..., Any], backward: Callable[..., Any] | None, dy: Any, args: Sequence[Any],
-    part: Callable[[np.random.Generator], tuple[slice, ...]] | None = None, **options: Any,
-) -> Callable[[np.random.Generator], Reference] | None:  # fmt: skip
+    setting: Setting, op: Op, backward: Op | None, dy: Any, args: Sequence[Any], part: Part | None = None, **given: Any
+) -> Callable[[np.random.Generator], Reference] | None:
     """The results of the definition in float32 for the same, rounded, inputs in 16 bits; None for longer types.
 
     With `part`, in any type, and of one part of the inputs only, which `part` draws.
@@ -295,7 +297,7 @@ def reference_of(
             return array.astype(np.float32) if setting.sixteen_bits else array
 
         with reference():
-            y, cache = op(*map(exact, args), **options)
+            y, cache = op(*map(exact, args), **given)
             gradients = backward(exact(dy), cache) if backward else ()
         return Reference(index, arrays_in(y), arrays_in(gradients))
 

@@ -236,14 +236,15 @@ def bounds_of_call(
     p, scale = options.get("dropout", 0.0), options.get("scale")
     masks = {name: options[name] for name in ("causal", "key_lengths", "mask") if name in options}
     return attention_bounds(
-        q, k, arrays["v"], dtype,
+        *(q, k, arrays["v"]),
+        dtype,
         visible=visible_pairs(shape, bias=bias, **masks),
         scale=q.shape[3] ** -0.5 if scale is None else scale,
         bias=bias,
         factors=kept_weights(*shape, p) / (1.0 - p) if p else None,
         dy=dy,
         tensor_cores=False if decode else None,
-    )  # fmt: skip
+    )
 
 
 def call_bounds(

@@ -41,8 +41,10 @@ def check_rows(op: str, name: str, array: Array) -> None:
     if array.shape[-1] > LONGEST_ROW:
         raise ValueError(f"{op}: rows of {array.shape[-1]} numbers are too long; at most {LONGEST_ROW} are served")
     if not array.flags.c_contiguous:
-        raise ValueError(f"{op}: {name} is not C-contiguous, and a kernel reads memory in order; "
-                         "pass numpy.ascontiguousarray(array), or cupy's")  # fmt: skip
+        raise ValueError(
+            f"{op}: {name} is not C-contiguous, and a kernel reads memory in order; "
+            "pass numpy.ascontiguousarray(array), or cupy's"
+        )
 
 
 def address(array: Array) -> int:

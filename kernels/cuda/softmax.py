@@ -74,8 +74,10 @@ def softmax(
     array_namespace(x, key_lengths)
     element_define("softmax", x.dtype)
     if x.ndim and axis not in (-1, x.ndim - 1):
-        raise ValueError(f"softmax: axis {axis} of an array of {x.ndim} axes is not served by the kernel, only the "
-                         "last; move it there with moveaxis and ascontiguousarray")  # fmt: skip
+        raise ValueError(
+            f"softmax: axis {axis} of an array of {x.ndim} axes is not served by the kernel, only the "
+            "last; move it there with moveaxis and ascontiguousarray"
+        )
     check_rows("softmax", "x", x)
     if not (math.isfinite(scale) and np.finfo(np.float32).tiny <= scale <= np.finfo(np.float32).max):
         raise ValueError(f"softmax: scale = {scale}, expected a positive, finite number")
@@ -108,8 +110,10 @@ def _checked_lengths(x: Array, key_lengths: Array | None) -> Array | None:
     if key_lengths is None:
         return None
     if x.ndim < 2 or key_lengths.shape != (x.shape[0],):
-        raise ValueError(f"softmax: key_lengths of shape {key_lengths.shape} do not fit x {x.shape}; "
-                         "expected (B,) for x (B, ..., Tk)")  # fmt: skip
+        raise ValueError(
+            f"softmax: key_lengths of shape {key_lengths.shape} do not fit x {x.shape}; "
+            "expected (B,) for x (B, ..., Tk)"
+        )
     if key_lengths.dtype.kind not in "iu":
         raise TypeError(f"softmax: key_lengths have dtype {key_lengths.dtype}, expected integers")
     if key_lengths.dtype == np.int32 and key_lengths.flags.c_contiguous:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minilm.checks import one_of
 from minilm.files import write_text
 from minilm.kernels.gate.compile import Figures, Unit
 
@@ -36,11 +37,10 @@ def read_budget(path: Path = BUDGET) -> dict[str, Any]:
     budget = json.loads(path.read_text())
     for number, limit in enumerate(budget["limits"], 1):
         where = f"{path.name}, limit {number}"
-        unknown = limit.keys() - _KEYS
-        if unknown or not limit.get("reason"):
-            raise ValueError(f"{where}: {'unknown ' + ', '.join(sorted(unknown)) if unknown else 'no reason is given'}")
-        if limit["figure"] not in Figures._fields:
-            raise ValueError(f"{where}: figure {limit['figure']!r} is unknown; known are {', '.join(Figures._fields)}")
+        strange = limit.keys() - _KEYS
+        if strange or not limit.get("reason"):
+            raise ValueError(f"{where}: {'unknown ' + ', '.join(sorted(strange)) if strange else 'no reason is given'}")
+        one_of(f"{where}: figure", limit["figure"], Figures._fields)
         if len(limit.keys() & _BOUNDS) != 1:
             raise ValueError(f"{where}: give one of {', '.join(_BOUNDS)}")
     return budget
