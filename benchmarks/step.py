@@ -100,7 +100,7 @@ def training_step(size: Size, xp: ModuleType, losses: list[Any]) -> Any:
 
 
 def kernel_table(times: Times) -> str:
-    """The longest kernels, a line each, and the rest in one."""
+    """The longest kernels, one line each, and the rest in one."""
     lines = [f"{'ms':>9}  {'launches':>8}  kernel ({times.source})"]
     for kernel in times.kernels[:SHOWN]:
         lines.append(f"{kernel.milliseconds:9.3f}  {kernel.launches:8d}  {kernel.name[:90]}")

@@ -1,4 +1,4 @@
-"""What a workload is, where it runs, and how variants are made from op pairs."""
+"""Workloads, the settings they run in, and the variants made from op pairs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from minilm.selection import which
 
 DRAWN_ON_DEVICE = 1 << 22  # numbers: from here on the host takes seconds
 
+Op = Callable[..., Any]
+Part = Callable[[np.random.Generator], tuple[slice, ...]]
+
 
 class LeftOut(ValueError):
-    """What a workload can't do in a setting, and why: it is left out with this note, and nothing has failed."""
+    """The reason why a workload can't run in a setting: it is left out with this note, and nothing has failed."""
 
 
 class Variant(NamedTuple):
@@ -48,7 +51,7 @@ class Variant(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What the variants must give."""
+    """The results that the variants must give."""
 
     index: tuple[slice, ...]  # the part of each array that was computed; () is all
     outputs: list[Any]  # arrays of the setting's library
@@ -83,7 +86,7 @@ class Setting(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        """What results may differ by, relative to the largest number: by the precision of the arrays."""
+        """The largest difference between results, relative to the largest number: by the precision of the arrays."""
         return {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}[self.dtype]
 
     @property
@@ -275,10 +278,9 @@ def with_tuned(variant: Variant, op: str, *args: Any, **options: Any) -> dict[st
 
 
 def reference_of(
-    setting: Setting, op: Callable[..., Any], backward: Callable[..., Any] | None, dy: Any, args: Sequence[Any],
-    part: Callable[[np.random.Generator], tuple[slice, ...]] | None = None, **options: Any,
-) -> Callable[[np.random.Generator], Reference] | None:  # fmt: skip
-    """What the definition gives in float32 for the same, rounded, inputs in 16 bits; None for longer types.
+    setting: Setting, op: Op, backward: Op | None, dy: Any, args: Sequence[Any], part: Part | None = None, **given: Any
+) -> Callable[[np.random.Generator], Reference] | None:
+    """The results of the definition in float32 for the same, rounded, inputs in 16 bits; None for longer types.
 
     With `part`, in any type, and of one part of the inputs only, which `part` draws.
     """
@@ -295,7 +297,7 @@ def reference_of(
             return array.astype(np.float32) if setting.sixteen_bits else array
 
         with reference():
-            y, cache = op(*map(exact, args), **options)
+            y, cache = op(*map(exact, args), **given)
             gradients = backward(exact(dy), cache) if backward else ()
         return Reference(index, arrays_in(y), arrays_in(gradients))
 

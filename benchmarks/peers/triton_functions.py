@@ -20,7 +20,7 @@ from benchmarks import triton_kernels
 from benchmarks.variants import Setting, Variant, pair
 
 HEAD_SIZES = (32, 64, 128)  # that the attention serves
-LONGEST_ROW = 65536  # that a program of softmax and layer norm can hold: 128 numbers a thread of 16 warps
+LONGEST_ROW = 65536  # that a program of softmax and layer norm can hold: 128 numbers per thread of 16 warps
 
 
 def _tiles(*choices: tuple[int, int, int, int]) -> list[triton.Config]:

