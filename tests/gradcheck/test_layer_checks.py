@@ -80,7 +80,7 @@ def test_modes_and_methods(method, mode, rng):
         ("extra", "third.weight", "no trained parameter"),
         ("ignores freezing", "first.bias", "freezing first.bias: it still has a gradient"),
         ("freezing changes others", "first.weight", "freezing first.bias changes its gradient"),
-        ("always dx", "x", "need_dx=False still gives dx"),
+        ("always dx", "x", "need_dx=False: it still has a gradient"),
         ("writes", "(all)", "writes to the argument x"),
     ],
 )
@@ -158,6 +158,37 @@ def test_further_inputs(rng):
     report = check_layer(layer, x, state=state, memory=rng.normal(size=(5, 4)))
     assert report, report
     assert {row.argument for row in report.rows} == {"x", "state[0]", "state[1]", "memory", "weight"}
+    assert report.call == ("check_layer(layer, x, seed=0, method='auto', mode='fast', state=state, memory=memory)")
+
+
+class Scale:
+    """A layer of someone else's: y = weight · x, with no base class of minilm's."""
+
+    def __init__(self):
+        self.params, self.buffers, self.frozen = {"weight": np.linspace(0.5, 1.5, 4)}, {}, set()
+
+    def walk(self):
+        yield "", self
+
+    def parameters(self):
+        return dict(self.params)
+
+    def trainable(self):
+        return {name: array for name, array in self.params.items() if name not in self.frozen}
+
+    def forward(self, x):
+        return x * self.params["weight"], (x, self.params["weight"])
+
+    def backward(self, dy, cache, *, need_dx=True):
+        x, weight = cache
+        return (dy * weight if need_dx else None), {name: (dy * x).sum(axis=0) for name in self.trainable()}
+
+
+def test_any_layer_like_object(rng):
+    report = check_layer(Scale(), rng.normal(size=(3, 4)), rtol=1e-12, laws=False)
+    assert report, report
+    assert {row.argument for row in report.rows} == {"x", "weight"}
+    assert "check_layer(layer, x, seed=0, method='auto', mode='fast', rtol=1e-12, laws=False)" in str(report)
 
 
 class Batch(NamedTuple):
