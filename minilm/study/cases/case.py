@@ -80,28 +80,28 @@ class ModelCase(NamedTuple):
         return check_model(self.model, self.batch, seed=self.seed)
 
 
-Maker = TypeVar("Maker")
+T = TypeVar("T")
 
 
-class CaseTable(Generic[Maker]):
+class CaseTable(Generic[T]):
     """The cases of one kind of thing, by name.
 
     kind        what the things are: "op"
     registered  gives the names of all there are
-    maker       of a name and a seed, what the functions below make cases with
+    prepare     of a name and a seed, what the functions below are handed to make their cases
     """
 
-    def __init__(self, kind: str, registered: Callable[[], Iterable[str]], maker: Callable[[str, int], Maker]) -> None:
-        self.kind, self.registered, self._maker = kind, registered, maker
-        self._builders: dict[str, Callable[[Maker], Iterable[Case]]] = {}
+    def __init__(self, kind: str, registered: Callable[[], Iterable[str]], prepare: Callable[[str, int], T]) -> None:
+        self.kind, self.registered, self._prepare = kind, registered, prepare
+        self._builders: dict[str, Callable[[T], Iterable[Case]]] = {}
 
-    def of(self, *names: str) -> Callable[[Callable[[Maker], Iterable[Case]]], Callable[[Maker], Iterable[Case]]]:
+    def of(self, *names: str) -> Callable[[Callable[[T], Iterable[Case]]], Callable[[T], Iterable[Case]]]:
         """Make a function the one that yields the cases of `names`. Raises ValueError for a name that has them."""
         taken = [name for name in names if name in self._builders]
         if taken:
             raise ValueError(f"the {self.kind} {taken[0]!r} has its cases already; add to them")
 
-        def decorate(build: Callable[[Maker], Iterable[Case]]) -> Callable[[Maker], Iterable[Case]]:
+        def decorate(build: Callable[[T], Iterable[Case]]) -> Callable[[T], Iterable[Case]]:
             self._builders |= dict.fromkeys(names, build)
             return build
 
@@ -117,7 +117,7 @@ class CaseTable(Generic[Maker]):
     def cases(self, name: str, seed: int = 0) -> Iterator[Case]:
         """The cases of one name, none where it has none; their inputs are drawn from `seed`."""
         build = self._builders.get(name)
-        return iter(build(self._maker(name, seed)) if build else ())
+        return iter(build(self._prepare(name, seed)) if build else ())
 
 
 def perturbed(layer: Any, seed: int) -> Any:
