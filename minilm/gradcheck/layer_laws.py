@@ -1,7 +1,8 @@
-"""The laws of layers, besides those of every op pair: freezing, need_dx. Each that is broken is a failed row.
+"""The laws of layers, besides those of every op pair. Each that is broken is a failed row.
 
 frozen parameters   have no gradient, and change no other one
 need_dx=False       gives None for dx, and changes no gradient
+train=False         can be differentiated too; with cache=False it gives the same y, and no cache
 """
 
 from __future__ import annotations
@@ -12,30 +13,40 @@ import numpy as np
 
 from minilm.backend import to_numpy
 from minilm.gradcheck.report import ReportRow
-from minilm.gradcheck.structures import draw_like, fresh
+from minilm.gradcheck.structures import changed, fresh, snapshot
 from minilm.gradcheck.trees import Tree, frozen
 
 
-def freezing_rows(tree: Tree, seed: int) -> list[ReportRow]:
+def freezing_rows(tree: Tree, seed: int, *, train: bool) -> list[ReportRow]:
     """need_dx=False, then each parameter frozen in turn, and all of them."""
-    y, _ = tree.forward(*tree.values)
-    dy = draw_like(y, np.random.default_rng(seed))
-
-    def gradients(need_dx: bool = True) -> dict[str, Any]:
-        _, cache = tree.forward(*map(fresh, tree.values))
-        return tree.backward(fresh(dy), cache, need_dx=need_dx)
-
-    whole = gradients()
+    whole = tree.gradients(seed, train=train)
     parameters = [name for name in whole if name not in tree.inputs]
     further = {name for name in tree.inputs if name.partition("[")[0] != "x"}  # need_dx says nothing of those
-    got, expected = ({n: g for n, g in some.items() if n not in further} for some in (gradients(False), whole))
-    rows = _differences(tree.op, got, {name: expected[name] for name in parameters}, "need_dx=False")
+    got = tree.gradients(seed, train=train, need_dx=False)
+    got = {name: gradient for name, gradient in got.items() if name not in further}
+    rows = _differences(tree.op, got, {name: whole[name] for name in parameters}, "need_dx=False")
     for names in [[name] for name in parameters] + [parameters] * (len(parameters) > 1):
         with frozen(tree.layer, set(names)):
-            got = gradients()
+            got = tree.gradients(seed, train=train)
         expected = {name: gradient for name, gradient in whole.items() if name not in names}
         rows += _differences(tree.op, got, expected, f"freezing {'all' if len(names) > 1 else names[0]}")
     return rows
+
+
+def inference_rows(tree: Tree, checked: list[str], seed: int, **settings: Any) -> list[ReportRow]:
+    """Gradients with train=False: those of training where y is the same to the last bit, else against numeric ones."""
+    y, _ = tree.forward(*map(fresh, tree.values), train=False)
+    dry, cache = tree.forward(*map(fresh, tree.values), train=False, cache=False)
+    rows = []
+    if cache is not None or changed(snapshot(dry), snapshot(y)):
+        note = "with train=False, cache=False, forward gives another y, or a cache"
+        rows.append(ReportRow.broken(tree.op, "(all)", note))
+    trained, _ = tree.forward(*map(fresh, tree.values), train=True)
+    if not changed(snapshot(trained), snapshot(y)):
+        inferred, expected = (tree.gradients(seed, train=train) for train in (False, True))
+        return rows + _differences(tree.op, inferred, expected, "train=False")
+    report = tree.check(checked, "", train=False, seed=seed, laws=False, **settings)
+    return rows + [row._replace(note="; ".join(filter(None, ("train=False", row.note)))) for row in report.rows]
 
 
 def _differences(op: str, got: dict[str, Any], expected: dict[str, Any], what: str) -> list[ReportRow]:

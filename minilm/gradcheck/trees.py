@@ -20,9 +20,10 @@ from minilm.gradcheck.structures import draw_like, fresh, leaves
 
 
 class LayerLike(Protocol):
-    """What is asked of a layer; `forward(x, ...) -> (y, cache)` and `backward(dy, cache, need_dx=...)` besides.
+    """What is asked of a layer.
 
-    Dotted names are prefixes, which `walk` gives with every layer of the tree, and the names in `params`.
+    Besides, y, cache = forward(x, train=..., cache=..., ...) and dx, grads = backward(dy, cache, need_dx=...). Dotted
+    names are prefixes, which `walk` gives with every layer of the tree, and the names in `params`.
     """
 
     params: dict[str, Array]
@@ -39,40 +40,40 @@ class LayerLike(Protocol):
 class Tree:
     """A layer as forward(*arrays) and backward(dy, cache) over its inputs and parameters.
 
-    forward    of the arrays by name, y and cache
-    backward   of dy and that cache, gradients by name
+    forward    of the arrays by name, and train= and cache=: y and cache
+    backward   of dy and that cache, and for layers need_dx=: gradients by name
     """
 
     def __init__(
         self, layer: Any, inputs: dict[str, Any],
-        forward: Callable[[dict[str, Any]], tuple[Any, Any]], backward: Callable[..., dict[str, Any]],
+        forward: Callable[..., tuple[Any, Any]], backward: Callable[..., dict[str, Any]],
     ) -> None:  # fmt: skip
         self.op, self.layer, self.inputs = type(layer).__name__, layer, inputs
         self.run_forward, self.run_backward = forward, backward
         self.names = [*inputs, *layer.parameters()]
         self.values = tuple(fresh(array) for array in [*inputs.values(), *layer.parameters().values()])
 
-    def forward(self, *values: Any) -> tuple[Any, Any]:
+    def forward(self, *values: Any, train: bool, cache: bool = True) -> tuple[Any, Any]:
         by_name = dict(zip(self.names, values, strict=True))
         with swapped(self.layer, by_name):
-            y, cache = self.run_forward(by_name)
-        return y, (cache, by_name)
+            y, inner = self.run_forward(by_name, train=train, cache=cache)
+        return y, (inner, by_name) if cache else inner
 
     def backward(self, dy: Any, cache: Any, **options: Any) -> dict[str, Any]:
         inner, by_name = cache
         with swapped(self.layer, by_name):
             return self.run_backward(dy, inner, **options)
 
-    def gradients(self, seed: int) -> dict[str, Any]:
+    def gradients(self, seed: int, *, train: bool, **options: Any) -> dict[str, Any]:
         """All gradients by name, for the dy that is drawn from `seed`."""
-        y, cache = self.forward(*self.values)
-        return self.backward(draw_like(y, np.random.default_rng(seed)), cache)
+        y, cache = self.forward(*map(fresh, self.values), train=train)
+        return self.backward(draw_like(y, np.random.default_rng(seed)), cache, **options)
 
-    def check(self, names: list[str], call: str, *, seed: int, laws: bool, **options: Any) -> Report:
+    def check(self, names: list[str], call: str, *, train: bool, seed: int, laws: bool, **options: Any) -> Report:
         """`gradcheck` of the arguments `names`, with `options`; the names of the gradients; and `check_laws`."""
 
-        def forward(*values: Any) -> tuple[Any, Any]:
-            return self.forward(*values)
+        def forward(*values: Any, cache: bool = True) -> tuple[Any, Any]:
+            return self.forward(*values, train=train, cache=cache)
 
         # The checker reads names from the signature; parameter names hold dots, so they are set, not written.
         forward.__name__ = self.op
@@ -86,7 +87,7 @@ class Tree:
         chosen = {"wrt": wrt, "gradients": labels, "seed": seed}
         report = gradcheck(forward, backward, self.values, **chosen, **options)
         rows = [row._replace(argument=self._renamed(row.argument)) for row in report.rows]
-        rows += self._name_rows(seed)
+        rows += self._name_rows(self.gradients(seed, train=train))
         if laws and all(row.passed for row in rows):
             broken = broken_laws(forward, backward, self.values, **chosen)
             rows += [row._replace(note=self._renamed(row.note)) for row in broken]
@@ -97,9 +98,9 @@ class Tree:
             text = text.replace(f"args[{position}]", self.names[position])
         return text
 
-    def _name_rows(self, seed: int) -> list[ReportRow]:
+    def _name_rows(self, gradients: dict[str, Any]) -> list[ReportRow]:
         """A failed row for each gradient that is missing, and for each that belongs to no trained parameter."""
-        got, expected = self.gradients(seed).keys() - self.inputs.keys(), self.layer.trainable().keys()
+        got, expected = gradients.keys() - self.inputs.keys(), self.layer.trainable().keys()
         missing = [ReportRow.broken(self.op, n, "no gradient came back for this parameter") for n in expected - got]
         extra = [ReportRow.broken(self.op, n, "a gradient for what is no trained parameter") for n in got - expected]
         return missing + extra
