@@ -91,7 +91,7 @@ def training_step(size: Size, xp: ModuleType, losses: list[Any]) -> Any:
 
     def step() -> None:
         loss, cache = model.loss(batch, rng=np.random.default_rng(0))
-        optimizer.accumulate(model.backward(cache))
+        optimizer.accumulate(model.loss_backward(1.0, cache))
         optimizer.clip(1.0)
         optimizer.step()
         losses.append(loss)

@@ -80,7 +80,7 @@ def test_layer_or_model(name, device):
         def model_step(xp, case=case):
             model = copy.deepcopy(case.model).to(xp, "float32")
             loss, cache = model.loss(given(case.batch, xp), rng=np.random.default_rng(1))
-            return loss, model.backward(cache)
+            return loss, model.loss_backward(1.0, cache)
 
         check(layer_step if isinstance(case, LayerCase) else model_step, device)
 

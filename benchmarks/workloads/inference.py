@@ -32,7 +32,7 @@ def bert_encode(setting: Setting, layers: int = 6, width: int = 384, heads: int 
     backbone.to(setting.xp)
 
     def encode() -> Any:
-        return backbone.forward(ids, lengths=key_lengths, train=False)[0]
+        return backbone.forward(ids, lengths=key_lengths, train=False, cache=False)[0]
 
     variants = {"definition": definition(call(encode)), "tuned where served": recycling(call(encode))}
     if framework:

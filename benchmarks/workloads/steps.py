@@ -37,7 +37,7 @@ def _step(
 
     def plain_step() -> Any:
         loss, cache = model.loss(batch)
-        optimizer.accumulate(model.backward(cache))
+        optimizer.accumulate(model.loss_backward(1.0, cache))
         return loss
 
     def training_step() -> Any:

@@ -118,17 +118,19 @@ class LoRALinear(LoRA):
     def factor_names(self, weight: str) -> tuple[str, str]:
         return "lora_A", "lora_B"
 
-    def forward(self, x: Array, *, train: bool = True, rng: Any = None) -> tuple[Array, LoRALinearCache | None]:
+    def forward(
+        self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None
+    ) -> tuple[Array, LoRALinearCache | None]:
         """y, cache. Raises ValueError where dropout has no generator to draw from."""
-        y, base_cache = self.base.forward(x, train=train, rng=rng)  # (..., Cout)
+        y, base_cache = self.base.forward(x, train=train, cache=cache, rng=rng)  # (..., Cout)
         dropped, dropout_cache = x, None
         if train and self.dropout > 0:
             if rng is None:
                 raise ValueError(f"LoRA dropout {self.dropout} draws random numbers while training; pass rng=")
-            dropped, dropout_cache = dropout(x, self.dropout, rng)
-        low, down = linear(dropped, self.lora_A, cache=train)  # (..., r)
-        update, up = linear(self.scale * low, self.lora_B, cache=train)  # (..., Cout)
-        return y + update, LoRALinearCache(base_cache, dropout_cache, down, up) if train else None
+            dropped, dropout_cache = dropout(x, self.dropout, rng, cache=cache)
+        low, down = linear(dropped, self.lora_A, cache=cache)  # (..., r)
+        update, up = linear(self.scale * low, self.lora_B, cache=cache)  # (..., Cout)
+        return y + update, LoRALinearCache(base_cache, dropout_cache, down, up) if cache else None
 
     def backward(self, dy: Array, cache: LoRALinearCache, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         trained = {name for name in ("lora_A", "lora_B") if name not in self.frozen}
@@ -179,14 +181,14 @@ class LoRAWeights(LoRA):
         super().__init__(base, adapted, rank, alpha, rng)
 
     def forward(
-        self, x: Any, *args: Any, train: bool = True, rng: Any = None, **kwargs: Any
+        self, x: Any, *args: Any, train: bool = True, cache: bool = True, rng: Any = None, **kwargs: Any
     ) -> tuple[Any, LoRAWeightsCache | None]:
         layer = self.effective()
-        y, cache = layer.forward(x, *args, train=train, rng=rng, **kwargs)
-        if not train:
+        y, inner = layer.forward(x, *args, train=train, cache=cache, rng=rng, **kwargs)
+        if not cache:
             return y, None
         factors = {name: tuple(self.params[f] for f in self.factor_names(name)) for name in self.adapted}
-        return y, LoRAWeightsCache(layer, factors, cache)
+        return y, LoRAWeightsCache(layer, factors, inner)
 
     def backward(self, dy: Any, cache: LoRAWeightsCache, *, need_dx: bool = True) -> tuple[Any, Gradients]:
         layer = cache.layer.with_params()

@@ -1,8 +1,8 @@
 """What every backbone is: token ids in, one hidden vector a token out. Heads stand on it, fine-tuning takes it along.
 
-hidden, cache = backbone.forward(ids, lengths=None, train=True, rng=None)     ids (B, T), hidden (B, T, C)
+hidden, cache = backbone.forward(ids, lengths=None, train=True, cache=True, rng=None)   ids (B, T), hidden (B, T, C)
 _, grads = backbone.backward(dhidden, cache)
-hidden, state = backbone.step(ids, state)                                     inference that continues
+hidden, state = backbone.step(ids, state)                                               inference that continues
 """
 
 from __future__ import annotations

@@ -66,18 +66,19 @@ class BagOfWords(Classifier):
         return ids, valid.astype(dtype)[:, :, None]
 
     def forward(
-        self, ids: Array, *, lengths: Array | None = None, train: bool = True, rng: Any = None
+        self, ids: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
     ) -> tuple[Array, BagOfWordsCache | None]:
         """logits (B, 1 or K), cache. ids (B, T); lengths (B,), tokens from there on are padding."""
         ids, counted = self._count(ids, lengths, self.weight.real.dtype)
-        rows, cache = embedding(ids, self.weight, cache=train)  # (B, T, K)
+        rows, found = embedding(ids, self.weight, cache=cache)  # (B, T, K)
         logits = (rows * counted).sum(axis=1) + self.bias  # (B, K)
-        return logits, (BagOfWordsCache(cache, counted) if train else None)
+        return logits, (BagOfWordsCache(found, counted) if cache else None)
 
-    def backward_logits(self, dlogits: Array, cache: BagOfWordsCache) -> Gradients:
+    def backward(self, dlogits: Array, cache: BagOfWordsCache, *, need_dx: bool = False) -> tuple[None, Gradients]:
+        """(None, gradients) from the gradient of the logits: ids have none, whatever `need_dx` says."""
         dweight = dbias = None
         if "weight" not in self.frozen:
             dweight = embedding_backward(dlogits[:, None, :] * cache.counted, cache.rows)
         if "bias" not in self.frozen:
             dbias = dlogits.sum(axis=0)
-        return self.grads(weight=dweight, bias=dbias)
+        return None, self.grads(weight=dweight, bias=dbias)

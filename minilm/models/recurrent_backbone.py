@@ -122,7 +122,7 @@ class RecurrentBackbone(Backbone):
         return not all(self.children[name].is_frozen for name in names if name in self.children)
 
     def forward(
-        self, ids: Array, *, lengths: Array | None = None, train: bool = True, rng: Any = None
+        self, ids: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
     ) -> tuple[Array, RecurrentCache | None]:
         """hidden (B, T, C), cache. lengths (B,): tokens at or after a row's length are padding and change nothing."""
         self._check(ids)
@@ -130,7 +130,7 @@ class RecurrentBackbone(Backbone):
         valid = None
 
         def apply(name: str, layer: Layer, x: Any, **options: Any) -> Any:
-            y, parts[name] = layer.forward(x, train=train, **options)
+            y, parts[name] = layer.forward(x, train=train, cache=cache, **options)
             return y
 
         x = apply("embedding", self.embedding, ids)  # (B, T, E)
@@ -150,7 +150,7 @@ class RecurrentBackbone(Backbone):
             x = add(x, y) if self.attention_residual else y
         x, _ = apply("rnn", self.rnn, x, lengths=lengths, rng=rng)  # (B, T, directions·H)
         x = apply("dropout_rnn", self.dropout, x, rng=rng)
-        return x, (RecurrentCache(parts, valid) if train else None)
+        return x, (RecurrentCache(parts, valid) if cache else None)
 
     def backward(self, dy: Array, cache: RecurrentCache, *, need_dx: bool = False) -> tuple[None, Gradients]:
         parts, grads = cache.parts, {}
@@ -185,13 +185,13 @@ class RecurrentBackbone(Backbone):
         self._check_causal()
         length, convolution, attention, recurrence = (0, None, None, None) if state is None else state
         self._check(ids, length)
-        x, _ = self.embedding.forward(ids, train=False)
+        x, _ = self.embedding.forward(ids, train=False, cache=False)
         if "positions" in self.children:
-            x, _ = self.positions.forward(x, offset=length, train=False)
+            x, _ = self.positions.forward(x, offset=length, train=False, cache=False)
         if "conv" in self.children:
             x, convolution = self.conv.step(x, convolution)
         if "attention" in self.children:
             y, attention = self.attention.step(x, attention)
             x = add(x, y) if self.attention_residual else y
-        (x, recurrence), _ = self.rnn.forward(x, recurrence, train=False)
+        (x, recurrence), _ = self.rnn.forward(x, recurrence, train=False, cache=False)
         return x, RecurrentState(length + ids.shape[1], convolution, attention, recurrence)

@@ -116,16 +116,16 @@ class TransformerBackbone(Backbone):
         return below | blocks | ({"norm": self.norm} if "norm" in own else {})
 
     def forward(
-        self, ids: Array, *, lengths: Array | None = None, train: bool = True, rng: Any = None
+        self, ids: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
     ) -> tuple[Array, list[Any] | None]:
         """hidden (B, T, C), cache. lengths (B,): tokens at or after a row's length are padding, seen by none."""
         self._check(ids)
         x, caches = ids, []
         for name, layer in self._chain.items():
             masks = {"causal": self.causal, "key_lengths": lengths} if name.startswith("blocks.") else {}
-            x, cache = layer.forward(x, train=train, rng=rng, **masks)
-            caches.append(cache)
-        return x, (caches if train else None)
+            x, own = layer.forward(x, train=train, cache=cache, rng=rng, **masks)
+            caches.append(own)
+        return x, (caches if cache else None)
 
     def backward(self, dy: Array, cache: list[Any], *, need_dx: bool = False) -> tuple[None, Gradients]:
         return None, chain_backward(self._chain, dy, cache, need_dx=False)[1]
@@ -134,15 +134,15 @@ class TransformerBackbone(Backbone):
         self._check_causal()
         state = TransformerState(0, (None,) * len(self.blocks.children)) if state is None else state
         self._check(ids, state.length)
-        x, _ = self.embedding.forward(ids, train=False)
+        x, _ = self.embedding.forward(ids, train=False, cache=False)
         if "positions" in self.children:
-            x, _ = self.positions.forward(x, offset=state.length, train=False)
+            x, _ = self.positions.forward(x, offset=state.length, train=False, cache=False)
         pasts = []
         for block, past in zip(self.blocks.children.values(), state.pasts, strict=True):
             x, longer = block.step(x, past)
             pasts.append(longer)
         if "norm" in self.children:
-            x, _ = self.norm.forward(x, train=False)
+            x, _ = self.norm.forward(x, train=False, cache=False)
         return x, TransformerState(state.length + ids.shape[1], tuple(pasts))
 
     def attention_weights(self, ids: Array, *, lengths: Array | None = None) -> list[Array]:
@@ -154,5 +154,5 @@ class TransformerBackbone(Backbone):
             if name.startswith("blocks."):
                 masks = {"causal": self.causal, "key_lengths": lengths}
                 maps.append(layer.attention_weights(x, **masks))
-            x, _ = layer.forward(x, train=False, **masks)
+            x, _ = layer.forward(x, train=False, cache=False, **masks)
         return maps

@@ -59,7 +59,7 @@ def evaluate_language_model(
     counts, losses = [], []
     with MemoryPool():
         for batch in islice(WindowSampler(tokens, context, batch_size).sequential(batch_size), max_batches):
-            loss, _ = model.loss(batch_like(batch, like), train=False)
+            loss, _ = model.loss(batch_like(batch, like), train=False, cache=False)
             losses.append(loss)
             counts.append(int((batch.targets != IGNORED).sum()))
     total = sum(counts)
@@ -82,7 +82,7 @@ def evaluate_classifier(
     with MemoryPool():
         for batch in batches:
             moved = batch_like(batch, like)
-            logits, _ = model.forward(moved.ids, lengths=moved.lengths, train=False)  # (B, 1 or K)
+            logits, _ = model.forward(moved.ids, lengths=moved.lengths, train=False, cache=False)  # (B, 1 or K)
             found.append(logits)
             labels.append(batch.labels)
     if not labels:

@@ -75,8 +75,8 @@ class BatchGradients:
     def _differentiate(self, batch: Any, weight: float, seed: tuple[int, ...]) -> tuple[Array, Gradients]:
         # numbers that are not finite are found by the caller and reported once, by name
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            loss, cache = self.model.loss(batch, train=True, rng=generator(*seed))
-            return loss * weight, self.model.backward(cache, weight)
+            loss, cache = self.model.loss(batch, rng=generator(*seed))
+            return loss * weight, self.model.loss_backward(weight, cache)
 
 
 def _rows(batch: Any, start: int, stop: int) -> Any:

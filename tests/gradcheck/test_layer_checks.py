@@ -14,8 +14,8 @@ from tests.gradcheck import toys
 
 
 class Sine(Layer):
-    def forward(self, x, *, train=True, rng=None):
-        return toys.array_namespace(x).sin(x), x if train else None
+    def forward(self, x, *, train=True, cache=True, rng=None):
+        return toys.array_namespace(x).sin(x), x if cache else None
 
     def backward(self, dy, cache, *, need_dx=True):
         return (dy * toys.array_namespace(cache).cos(cache) if need_dx else None), {}
@@ -31,11 +31,14 @@ class Stack(Layer):
         self.children["sine"] = Sine()
         self.children["second"] = Linear(6, 3, rng=rng, dtype=dtype)
 
-    def forward(self, x, *, train=True, rng=None):
-        y, caches = chain_forward(self.children, x, train=train, rng=rng)
-        return y, caches if train else None
+    def forward(self, x, *, train=True, cache=True, rng=None):
+        self.trained = train  # what no layer may do
+        y, caches = chain_forward(self.children, x, train=train, cache=cache or self.fault == "always a cache", rng=rng)
+        return (2.0 * y if self.fault == "doubles as it infers" and not train else y), caches
 
     def backward(self, dy, cache, *, need_dx=True):
+        if self.fault == "remembers the mode" and not self.trained:
+            dy = 0.5 * dy
         dx, grads = chain_backward(self.children, dy, cache, need_dx=need_dx or self.fault == "always dx")
         if self.fault == "wrong" and "first.weight" in grads:
             grads["first.weight"] = 1.001 * grads["first.weight"]
@@ -82,6 +85,9 @@ def test_modes_and_methods(method, mode, rng):
         ("freezing changes others", "first.weight", "freezing first.bias changes its gradient"),
         ("always dx", "x", "need_dx=False: it still has a gradient"),
         ("writes", "(all)", "writes to the argument x"),
+        ("always a cache", "(all)", "forward with cache=False returns a cache"),
+        ("remembers the mode", "first.weight", "train=False changes its gradient"),
+        ("doubles as it infers", "first.weight", "train=False"),
     ],
 )
 def test_faults_are_found_and_named(fault, argument, text, rng):
@@ -89,6 +95,14 @@ def test_faults_are_found_and_named(fault, argument, text, rng):
     assert not report
     assert argument in {row.argument for row in report.failures}, report
     assert text in str(report), report
+
+
+def test_inference_is_checked_alone_on_request(rng):
+    layer, x = Stack(rng, "remembers the mode"), rng.normal(size=(5, 4))
+    assert not check_layer(layer, x, train=False)
+    report = check_layer(Stack(rng), x, train=False)
+    assert report, report
+    assert "train=False" in report.call
 
 
 def test_frozen_parameters_stay_out(rng):
@@ -108,10 +122,10 @@ class Running(Layer):
         self.params["weight"] = np.linspace(0.5, 1.5, 4)
         self.buffers["mean"] = np.zeros(4)
 
-    def forward(self, x, *, train=True, rng=None):
+    def forward(self, x, *, train=True, cache=True, rng=None):
         keep = rng.random(x.shape) >= 0.3
         self.buffers["mean"] += 0.1 * x.mean(axis=0)
-        return x * keep * self.weight, (x, keep, self.weight)
+        return x * keep * self.weight, ((x, keep, self.weight) if cache else None)
 
     def backward(self, dy, cache, *, need_dx=True):
         x, keep, weight = cache
@@ -135,11 +149,11 @@ class Cross(Layer):
         super().__init__()
         self.params["weight"] = rng.normal(size=(4, 4))
 
-    def forward(self, x, state=None, *, memory=None, scale=1.0, train=True):
+    def forward(self, x, state=None, *, memory=None, scale=1.0, train=True, cache=True):
         y = x @ self.weight.T * scale
         y = y if memory is None else y + memory * memory
         state = None if state is None else (state[0] * 2.0, state[1] * state[1])
-        return (y, state), (x, memory, state, self.weight, scale)
+        return (y, state), ((x, memory, state, self.weight, scale) if cache else None)
 
     def backward(self, dy, cache, *, need_dx=True):
         x, memory, state, weight, scale = cache
@@ -176,8 +190,9 @@ class Scale:
     def trainable(self):
         return {name: array for name, array in self.params.items() if name not in self.frozen}
 
-    def forward(self, x):
-        return x * self.params["weight"], (x, self.params["weight"])
+    def forward(self, x, *, train=True, cache=True):
+        weight = self.params["weight"]
+        return x * weight, ((x, weight) if cache else None)
 
     def backward(self, dy, cache, *, need_dx=True):
         x, weight = cache
@@ -204,15 +219,15 @@ class Model(Layer):
         self.fault = fault
         self.children["stack"] = Stack(rng)
 
-    def loss(self, batch, *, train=True, rng=None):
-        y, cache = self.stack.forward(batch.ids)
-        again, cache_again = self.stack.forward(2.0 * batch.ids)
+    def loss(self, batch, *, train=True, cache=True, rng=None):
+        y, cache_once = self.stack.forward(batch.ids, train=train)
+        again, cache_again = self.stack.forward(2.0 * batch.ids, train=train)
         error = y + again - batch.targets
-        return (error * error).mean(), (error, cache, cache_again)
+        return (error * error).mean(), ((error, cache_once, cache_again) if cache else None)
 
-    def backward(self, cache):
+    def loss_backward(self, dloss, cache):
         error, first, second = cache
-        dy = 2.0 * error / error.size
+        dy = dloss * 2.0 * error / error.size
         grads = merge({}, self.stack.backward(dy, first, need_dx=False)[1], "stack.")
         if self.fault != "forgets the second use":
             merge(grads, self.stack.backward(dy, second, need_dx=False)[1], "stack.")

@@ -302,7 +302,7 @@ def test_training_runs_through_the_kernels(device):
             loss, cache = model.loss(batch, rng=np.random.default_rng(0))
             kinds = kinds_in(cache)
             assert ({FusedCrossEntropyCache, FusedAttentionCache} <= kinds) == kernels
-            optimizer.accumulate(model.backward(cache))
+            optimizer.accumulate(model.loss_backward(1.0, cache))
             optimizer.step()
             found.append(loss)
         return found

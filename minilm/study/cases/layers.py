@@ -81,11 +81,14 @@ def conv1d(case: LayerCases) -> Iterator[LayerCase]:
 def dropout(case: LayerCases) -> Iterator[LayerCase]:
     yield case("p=0.4", case.normal(2, 3, 4), 0.4)
     yield case("p=0", case.normal(2, 3, 4), 0.0)
+    yield case("p=0.4, as it infers", case.normal(2, 3, 4), 0.4, forward={"train": False})
 
 
 @LAYERS.of("LayerNorm", "RMSNorm", "BatchNorm")
 def norm(case: LayerCases) -> Iterator[LayerCase]:
     yield case("x (B, T, C)", case.normal(2, 3, 5), 5)
+    if case.name == "BatchNorm":
+        yield case("fixed statistics", case.normal(2, 3, 5), 5, forward={"train": False})
 
 
 @LAYERS.of("RNN", "GRU", "LSTM")
