@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from minilm.adapt import LoRALinear, LoRAWeights, full, head_only
+import minilm.adapt
+from minilm.adapt import LoRALinear, LoRAWeights, apply_lora, full, head_only
 from minilm.backend import generator
 from minilm.layers import LSTM, Conv1d, Linear
 from minilm.study.cases.case import Case, CaseTable, LayerCase, ModelCase, perturbed
-from minilm.study.cases.models import CLASSIFIER, GPT, ModelCases, lora
+from minilm.study.cases.models import CLASSIFIER, GPT, LSTM_LM, ModelCases
 
 
 class MethodCases:
@@ -28,12 +30,12 @@ class MethodCases:
         return LayerCase(label, perturbed(layer, self.seed), self.rng.standard_normal(shape), forward, self.seed)
 
 
-METHODS = CaseTable("method", lambda: ("full", "head", "lora"), MethodCases)
+METHODS = CaseTable("method", lambda: getattr(minilm.adapt, "METHODS", ("full", "head", "lora")), MethodCases)
 
 
 @METHODS.of("full")
 def everything(case: MethodCases) -> Iterator[Case]:
-    yield case.model("classifier", "lstm-classifier", **CLASSIFIER, adapt=full)
+    yield case.model("lstm-classifier", "lstm-classifier", **CLASSIFIER, adapt=full)
 
 
 @METHODS.of("head")
@@ -53,10 +55,11 @@ def low_rank(case: MethodCases) -> Iterator[Case]:
     adapted = tuple(name for name in stack.params if name.startswith("weight"))
     lengths = np.array([3, 1])
     yield case.layer("LoRAWeights of LSTM", LoRAWeights(stack, adapted, 2, rng=rng), 2, 3, 2, lengths=lengths)
+
+    def lora(model: Any, train: tuple[str, ...] = ()) -> None:
+        apply_lora(model, rank=2, alpha=4.0, targets=("backbone.*",), train=train, rng=generator(9))
+
     yield case.model("gpt", "gpt", **GPT, adapt=lora)
-    yield case.model("classifier, head trained whole", "conv-lstm-classifier", 3, **CLASSIFIER, adapt=lora_and_head)
-
-
-def lora_and_head(model: Any) -> None:
-    lora(model)
-    model.unfreeze("head.*")
+    yield case.model("lstm-lm", "lstm-lm", **LSTM_LM, adapt=lora)
+    head_too = partial(lora, train=("head.*",))
+    yield case.model("conv-lstm-classifier, its head whole", "conv-lstm-classifier", 3, **CLASSIFIER, adapt=head_too)

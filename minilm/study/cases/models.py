@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.adapt import apply_lora
 from minilm.backend import generator
 from minilm.models.presets import PRESETS, build
 from minilm.study.cases.case import CaseTable, ModelCase, perturbed
@@ -53,18 +52,12 @@ LSTM_LM = {"embedding_size": 3, "width": 4, "layers": 1}
 CLASSIFIER = {"embedding_size": 3, "width": 3}
 
 
-def lora(model: Any) -> None:
-    """Adapters in the backbone."""
-    apply_lora(model, rank=2, alpha=4.0, targets=("backbone.*",), rng=generator(9))
-
-
 @MODELS.of("gpt")
 def gpt(case: ModelCases) -> Iterator[ModelCase]:
     yield case("two layers", **GPT | {"layers": 2})
     yield case("biases, dropout, untied", **GPT, bias=True, dropout=0.2, tied=False)
     yield case("rotary, RMS norm, one key head", **GPT, positions="rotary", norm="rms", kv_heads=1)
     yield case("ALiBi, post-norm, GELU", **GPT, positions="alibi", norm_first=False, activation="gelu")
-    yield case("LoRA", **GPT, adapt=lora)
 
 
 @MODELS.of("lstm-lm")
@@ -72,7 +65,6 @@ def lstm_lm(case: ModelCases) -> Iterator[ModelCase]:
     yield case("two layers, dropout", **LSTM_LM | {"layers": 2}, dropout=0.2)
     yield case("GRU", **LSTM_LM, cell="gru")
     yield case("tied", **LSTM_LM | {"embedding_size": 4}, tied=True)
-    yield case("LoRA", **LSTM_LM, adapt=lora)
 
 
 @MODELS.of("attention-lstm-lm")
