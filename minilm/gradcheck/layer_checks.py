@@ -46,9 +46,9 @@ def check_layer(
     inputs = {"x": x} | {name: value for name, value in options.items() if any(map(is_floating, _arrays(value)))}
     flat = {f"{name}{path}": array for name, value in inputs.items() for path, array in leaves(value)}
 
-    def forward(values: dict[str, Any], **mode: bool) -> tuple[Any, Any]:
+    def forward(values: dict[str, Any], **flags: bool) -> tuple[Any, Any]:
         given = {name: _refill(value, name, values) for name, value in inputs.items()}
-        return layer.forward(given.pop("x"), **mode, **{name: fresh(value) for name, value in options.items()} | given)
+        return layer.forward(given.pop("x"), **flags, **{name: fresh(value) for name, value in options.items()} | given)
 
     def backward(dy: Any, cache: Any, need_dx: bool = True) -> dict[str, Any]:
         dx, grads = layer.backward(dy, cache, need_dx=need_dx)
@@ -91,10 +91,10 @@ def check_model(
     """
     _require_float64(model)
 
-    def forward(values: dict[str, Any], **mode: bool) -> tuple[Any, Any]:
+    def forward(values: dict[str, Any], **flags: bool) -> tuple[Any, Any]:
         like = next(iter(model.parameters().values())).real.dtype  # floating features follow the parameters
         given = map_leaves(lambda array: array.astype(like) if array.dtype.kind == "f" else array, batch)
-        return model.loss(given, **mode, rng=generator(rng_seed))
+        return model.loss(given, **flags, rng=generator(rng_seed))
 
     settings: dict[str, Any] = {"seed": seed, "method": method, "mode": mode, "rtol": rtol}
     optional = {"train": None if train else False, "laws": None if laws else False}

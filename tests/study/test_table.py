@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from minilm import selection
+from minilm.gradcheck import check_layer
 from minilm.ops import layer_norm
 from minilm.study import table
-from minilm.study.cases import METHODS, OPS, TABLES
+from minilm.study.cases import METHODS, MODELS, OPS, TABLES
 
 TOLERANCES = {"complex-step": 1e-11, "central-difference": 1e-7}
 
@@ -65,6 +66,14 @@ def test_a_method_is_checked_on_exactly_what_it_trains(method, only):
         else:
             assert checked < layer.parameters().keys()
         assert only is None or checked == only
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_models_are_layers_too(name):
+    """Through forward and backward of the logits, frozen, as they infer, without a cache."""
+    for case in MODELS.cases(name):
+        report = check_layer(case.model, case.batch.ids, lengths=case.batch.lengths)
+        assert report, report
 
 
 def test_another_seed_gives_other_numbers_that_pass():
