@@ -32,9 +32,13 @@ class Stack(Layer):
         self.children["second"] = Linear(6, 3, rng=rng, dtype=dtype)
 
     def forward(self, x, *, train=True, cache=True, rng=None):
-        return chain_forward(self.children, x, train=train, cache=cache, rng=rng)
+        self.trained = train  # what no layer may do
+        y, caches = chain_forward(self.children, x, train=train, cache=cache or self.fault == "always a cache", rng=rng)
+        return (2.0 * y if self.fault == "doubles as it infers" and not train else y), caches
 
     def backward(self, dy, cache, *, need_dx=True):
+        if self.fault == "remembers the mode" and not self.trained:
+            dy = 0.5 * dy
         dx, grads = chain_backward(self.children, dy, cache, need_dx=need_dx or self.fault == "always dx")
         if self.fault == "wrong" and "first.weight" in grads:
             grads["first.weight"] = 1.001 * grads["first.weight"]
@@ -79,8 +83,11 @@ def test_modes_and_methods(method, mode, rng):
         ("extra", "third.weight", "no trained parameter"),
         ("ignores freezing", "first.bias", "freezing first.bias: it still has a gradient"),
         ("freezing changes others", "first.weight", "freezing first.bias changes its gradient"),
-        ("always dx", "x", "need_dx=False still gives dx"),
+        ("always dx", "x", "need_dx=False: it still has a gradient"),
         ("writes", "(all)", "writes to the argument x"),
+        ("always a cache", "(all)", "forward with cache=False returns a cache"),
+        ("remembers the mode", "first.weight", "train=False changes its gradient"),
+        ("doubles as it infers", "first.weight", "train=False"),
     ],
 )
 def test_faults_are_found_and_named(fault, argument, text, rng):
@@ -88,6 +95,14 @@ def test_faults_are_found_and_named(fault, argument, text, rng):
     assert not report
     assert argument in {row.argument for row in report.failures}, report
     assert text in str(report), report
+
+
+def test_inference_is_checked_alone_on_request(rng):
+    layer, x = Stack(rng, "remembers the mode"), rng.normal(size=(5, 4))
+    assert not check_layer(layer, x, train=False)
+    report = check_layer(Stack(rng), x, train=False)
+    assert report, report
+    assert "train=False" in report.call
 
 
 def test_frozen_parameters_stay_out(rng):
@@ -110,7 +125,7 @@ class Running(Layer):
     def forward(self, x, *, train=True, cache=True, rng=None):
         keep = rng.random(x.shape) >= 0.3
         self.buffers["mean"] += 0.1 * x.mean(axis=0)
-        return x * keep * self.weight, (x, keep, self.weight)
+        return x * keep * self.weight, ((x, keep, self.weight) if cache else None)
 
     def backward(self, dy, cache, *, need_dx=True):
         x, keep, weight = cache
@@ -138,7 +153,7 @@ class Cross(Layer):
         y = x @ self.weight.T * scale
         y = y if memory is None else y + memory * memory
         state = None if state is None else (state[0] * 2.0, state[1] * state[1])
-        return (y, state), (x, memory, state, self.weight, scale)
+        return (y, state), ((x, memory, state, self.weight, scale) if cache else None)
 
     def backward(self, dy, cache, *, need_dx=True):
         x, memory, state, weight, scale = cache
@@ -157,6 +172,38 @@ def test_further_inputs(rng):
     report = check_layer(layer, x, state=state, memory=rng.normal(size=(5, 4)))
     assert report, report
     assert {row.argument for row in report.rows} == {"x", "state[0]", "state[1]", "memory", "weight"}
+    assert report.call == ("check_layer(layer, x, seed=0, method='auto', mode='fast', state=state, memory=memory)")
+
+
+class Scale:
+    """A layer of someone else's: y = weight · x, with no base class of minilm's."""
+
+    def __init__(self):
+        self.params, self.buffers, self.frozen = {"weight": np.linspace(0.5, 1.5, 4)}, {}, set()
+
+    def walk(self):
+        yield "", self
+
+    def parameters(self):
+        return dict(self.params)
+
+    def trainable(self):
+        return {name: array for name, array in self.params.items() if name not in self.frozen}
+
+    def forward(self, x, *, train=True, cache=True):
+        weight = self.params["weight"]
+        return x * weight, ((x, weight) if cache else None)
+
+    def backward(self, dy, cache, *, need_dx=True):
+        x, weight = cache
+        return (dy * weight if need_dx else None), {name: (dy * x).sum(axis=0) for name in self.trainable()}
+
+
+def test_any_layer_like_object(rng):
+    report = check_layer(Scale(), rng.normal(size=(3, 4)), rtol=1e-12, laws=False)
+    assert report, report
+    assert {row.argument for row in report.rows} == {"x", "weight"}
+    assert "check_layer(layer, x, seed=0, method='auto', mode='fast', rtol=1e-12, laws=False)" in str(report)
 
 
 class Batch(NamedTuple):
@@ -173,10 +220,10 @@ class Model(Layer):
         self.children["stack"] = Stack(rng)
 
     def loss(self, batch, *, train=True, cache=True, rng=None):
-        y, cache_once = self.stack.forward(batch.ids)
-        again, cache_again = self.stack.forward(2.0 * batch.ids)
+        y, cache_once = self.stack.forward(batch.ids, train=train)
+        again, cache_again = self.stack.forward(2.0 * batch.ids, train=train)
         error = y + again - batch.targets
-        return (error * error).mean(), (error, cache_once, cache_again)
+        return (error * error).mean(), ((error, cache_once, cache_again) if cache else None)
 
     def loss_backward(self, dloss, cache):
         error, first, second = cache
