@@ -26,8 +26,8 @@ from benchmarks.report import (
     check_writable,
     milliseconds,
     read_json,
-    write_text,
 )
+from minilm.files import write_text
 from minilm.kernels import roofline
 
 EXAMPLES = """\

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from benchmarks.timing import Ceilings, Measured
+from minilm.files import replacing, write_text
 
 PHASES = ("forward", "backward", "both", "call")  # call: a workload without a backward, or a whole training step
 CARD = (  # what a GPU says of itself, at most: its clocks may be lower while it works
@@ -284,14 +285,6 @@ def check_writable(path: str | Path) -> None:
         raise ValueError(f"{path} cannot be written: {problem.strerror}; choose another folder") from None
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Written to a temporary name, then renamed: a file is whole or absent."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def write_json(path: str | Path, runs: Sequence[Run]) -> None:
     """One line a row, so that a change of recorded results reads as one."""
     parts = []
@@ -326,11 +319,9 @@ def read_json(path: str | Path) -> list[Run]:
 def write_csv(path: str | Path, runs: Sequence[Run]) -> None:
     """A header, and a line a row; date, device and versions are columns of each."""
     columns = [*Row._fields, *dict.fromkeys(k for run in runs for k in run.environment if k not in Row._fields)]
-    temporary = Path(path).with_name(Path(path).name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for run in runs:
             for row in run.rows:
                 writer.writerow(run.environment | row._asdict())
-    temporary.replace(path)

@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.kernel_times import Times, measure
 from minilm.backend import resolve_device
 from minilm.kernels.check.records import FAILED, PASSED, Record, say
-from minilm.models import build
 from minilm.optim import AdamW
+from minilm.presets import build
 from minilm.text.batching import LanguageBatch
 
 SHOWN = 12  # kernels of a step, the longest ones
@@ -91,7 +91,7 @@ def training_step(size: Size, xp: ModuleType, losses: list[Any]) -> Any:
 
     def step() -> None:
         loss, cache = model.loss(batch, rng=np.random.default_rng(0))
-        optimizer.accumulate(model.backward(cache))
+        optimizer.accumulate(model.loss_backward(1.0, cache))
         optimizer.clip(1.0)
         optimizer.step()
         losses.append(loss)

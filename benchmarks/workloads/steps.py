@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.peers import jax_models, pytorch
 from benchmarks.variants import Setting, Variant, Workload, call, definition
-from minilm.models import build
 from minilm.optim import AdamW
+from minilm.presets import build
 from minilm.text.batching import ClassificationBatch, LanguageBatch
 
 
@@ -37,7 +37,7 @@ def _step(
 
     def plain_step() -> Any:
         loss, cache = model.loss(batch)
-        optimizer.accumulate(model.backward(cache))
+        optimizer.accumulate(model.loss_backward(1.0, cache))
         return loss
 
     def training_step() -> Any:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from minilm.backend import resolve_device
-from minilm.files import replacing
+from minilm.files import write_text
 from minilm.kernels.check import estimate, processes, records
 from minilm.kernels.check.parts import NAMES, PARTS, Part, Plan, clone
 from minilm.kernels.check.records import FAILED, PASSED, SKIPPED, Record
@@ -236,6 +236,5 @@ def write(plan: Plan, summaries: Sequence[Summary], budget: float) -> None:
         "parts": [summary._asdict() for summary in summaries],
         "records": [record._asdict() for record in found],
     }
-    with replacing(plan.folder / "check.json") as temporary:
-        temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    write_text(plan.folder / "check.json", json.dumps(told, indent=1) + "\n")
     records.write_junit(plan.folder / "check.xml", found)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minilm.files import write_text
 from minilm.kernels.gate.compile import Figures, Unit
 
 BUDGET = Path(__file__).parent / "budget.json"
@@ -116,7 +117,7 @@ def updated(budget: Mapping[str, Any], measured: Iterable[Figures], everything: 
 
 
 def write_budget(budget: Mapping[str, Any], path: Path = BUDGET) -> None:
-    """Written to a temporary name, then renamed: one line a limit and an instance, so that a change reads as one."""
+    """One line per limit and per instance, so that a change reads as one. The file is replaced whole or not at all."""
     limits = ",\n".join("    " + json.dumps(limit) for limit in budget["limits"])
     record = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in budget["measured"].items())
     rest = "".join(
@@ -124,6 +125,4 @@ def write_budget(budget: Mapping[str, Any], path: Path = BUDGET) -> None:
     )
     text = f'{{\n{rest}  "limits": [\n{limits}\n  ],\n  "measured": {{\n{record}\n  }}\n}}\n'
     json.loads(text)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_text(path, text)

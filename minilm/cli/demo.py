@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm import runs
 from minilm.backend import asarray_like, generator, to_numpy
 from minilm.cli import options, plots
 from minilm.cli.printing import table
-from minilm.models.generation import generate
-from minilm.train import recipes
-from minilm.train.evaluation import an_array_of
-from minilm.train.recipes import Trained
-from minilm.train.runs import Run
+from minilm.models import generate
+from minilm.runs import Run, Trained
+from minilm.train.data import an_array_of
 
 PROMPTS = ("In the beginning", "And Jesus said unto them", "The LORD is")
 VERSE = "In the beginning God created the heaven and the earth."
@@ -74,8 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     layers, steps = scale.model["layers"], scale.pretraining["steps"]
     print(f"1. Pretraining a GPT of {layers} layers on the King James Bible, {steps} steps")
-    options = {"tokenizer": "bpe", "vocab_size": 2048, "model": scale.model, "training": scale.pretraining}
-    pretrained = recipes.pretrain("gpt", ["kjv"], out / "pretrained", **options, **common)
+    options = {
+        "tokenizer": "bpe",
+        "vocabulary": {"vocab_size": 2048},
+        "model": scale.model,
+        "training": scale.pretraining,
+    }
+    pretrained = runs.pretrain("gpt", ["kjv"], out / "pretrained", **options, **common)
     scores, result = pretrained.scores, pretrained.result
     speed = f"{result.seconds:.0f} s, {result.tokens_per_second:,.0f} tokens/s"
     bits = f"{scores['bits_per_character']:.2f} bits per character"
@@ -90,12 +94,14 @@ def run(arguments: argparse.Namespace) -> int:
     tuned = {}
     for name, base, options in (
         ("bag of words", "bag-of-words", {}),
-        ("head only", out / "pretrained", {"method": "head", "pooling": "mean", "training": {"epochs": scale.epochs}}),
-        ("LoRA", out / "pretrained", {"method": "lora", "pooling": "mean", "training": {"epochs": scale.epochs}}),
-        ("all parameters", out / "pretrained", {"pooling": "mean", "training": {"epochs": scale.epochs}}),
+        ("head only", out / "pretrained", {"method": "head", "training": {"epochs": scale.epochs}}),
+        ("LoRA", out / "pretrained", {"method": "lora", "training": {"epochs": scale.epochs}}),
+        ("all parameters", out / "pretrained", {"training": {"epochs": scale.epochs}}),
     ):
         where = out / name.replace(" ", "-").lower()
-        tuned[name] = recipes.finetune(base, "kjv-testament", where, max_examples=scale.examples, **options, **common)
+        tuned[name] = runs.finetune(
+            base, "kjv-testament", where, data={"max_examples": scale.examples}, **options, **common
+        )
     _print_comparison(tuned)
     _draw(out, pretrained, tuned)
     print(f"\n{time.perf_counter() - began:.0f} s in all. Try next")
@@ -150,7 +156,7 @@ def _draw(out: Path, pretrained: Trained, tuned: dict[str, Trained]) -> None:
     weights = run.model.backbone.attention_weights(asarray_like(np.array([ids]), an_array_of(run.model)))[
         -1
     ]  # (1, H, T, T)
-    labels = next(iter(tuned.values())).run.config["labels"]
+    labels = next(iter(tuned.values())).run.config.model.head.labels
     written = [
         plots.loss_curve(pretrained.result.history, out / "loss.png"),
         plots.attention_map(

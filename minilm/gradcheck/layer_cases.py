@@ -65,12 +65,15 @@ def dropout(seed: int) -> Iterator[Case]:
     make = Maker("Dropout", "dropout", seed, rng=_LEFT_OUT, dtype=_LEFT_OUT)
     yield make("p=0.4", make.normal(2, 3, 4), 0.4)
     yield make("p=0", make.normal(2, 3, 4), 0.0)
+    yield make("p=0.4, as it infers", make.normal(2, 3, 4), 0.4, forward={"train": False})
 
 
 def _norm(name: str) -> Callable[[int], Iterator[Case]]:
     def build(seed: int) -> Iterator[Case]:
         make = Maker(name, "normalization", seed, rng=_LEFT_OUT)
         yield make("x (B, T, C)", make.normal(2, 3, 5), 5)
+        if name == "BatchNorm":
+            yield make("fixed statistics", make.normal(2, 3, 5), 5, forward={"train": False})
 
     return build
 

@@ -36,7 +36,7 @@ def _texts(seed: int, classes: int = 2) -> Texts:
 
 def _case(label: str, preset: str, classes: int = 2, adapt: Callable[[Any], Any] | None = None, **options: Any) -> Case:
     def run(seed: int) -> Report:
-        from minilm.models.presets import build
+        from minilm.presets import build
 
         model = build(preset, vocab_size=V, classes=classes, seed=seed, dtype="float64", **options)
         if adapt is not None:
@@ -92,7 +92,7 @@ def bag_of_words(seed: int) -> Iterator[Case]:
 
 
 def _lora(model: Any) -> None:
-    from minilm.adapt.adaptation import apply_lora
+    from minilm.adapt import apply_lora
 
     apply_lora(model, rank=2, alpha=4.0, targets=("backbone.*",), rng=generator(9))
 

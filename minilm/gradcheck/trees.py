@@ -74,6 +74,7 @@ def check_model(
     model: Any,
     batch: Any,
     *,
+    train: bool = True,
     rng_seed: int = 0,
     seed: int = 0,
     method: str = "auto",
@@ -81,7 +82,7 @@ def check_model(
     rtol: float | None = None,
     laws: bool = True,
 ) -> Report:
-    """Check every parameter of `model` through `loss(batch, train=True, rng=generator(rng_seed))`, `backward(cache)`.
+    """Check every parameter of `model` through `loss(batch, train=train, rng=generator(rng_seed))` and `loss_backward`.
 
     Model parameters in float64; the tree is left as it was. Gradients must have the names of `model.trainable()`.
     """
@@ -90,13 +91,15 @@ def check_model(
     def forward(values: dict[str, Any]) -> tuple[Any, Any]:
         like = next(iter(model.parameters().values())).real.dtype  # floating features follow the parameters
         given = map_leaves(lambda array: array.astype(like) if array.dtype.kind == "f" else array, batch)
-        return model.loss(given, train=True, rng=generator(rng_seed))
+        return model.loss(given, train=train, rng=generator(rng_seed))
 
     def backward(dy: Any, cache: Any) -> dict[str, Any]:
-        return {name: gradient * dy for name, gradient in model.backward(cache).items()}
+        return model.loss_backward(dy, cache)
 
     tree = _Tree(type(model).__name__, model, {}, forward, backward)
-    return tree.check([*model.trainable()], seed, method, mode, rtol, laws, f"check_model(model, batch, {rng_seed=})")
+    return tree.check(
+        [*model.trainable()], seed, method, mode, rtol, laws, f"check_model(model, batch, {train=}, {rng_seed=})"
+    )
 
 
 class _Tree:

@@ -1,6 +1,6 @@
 """Layers: they own parameters, call ops, and hold no activations.
 
-y, cache = layer.forward(x, train=True, rng=None)
+y, cache = layer.forward(x, train=True, cache=True, rng=None)
 dx, grads = layer.backward(dy, cache)            grads has the keys of layer.trainable()
 """
 

@@ -27,9 +27,9 @@ class Activation(Layer):
             raise ValueError(f"activation {name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
         self.name = name
 
-    def forward(self, x: Array, *, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Array, Any]:
         op, options = ACTIVATIONS[self.name]
-        return op(x, **options, cache=train)
+        return op(x, **options, cache=cache)
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         op, _ = ACTIVATIONS[self.name]

@@ -102,7 +102,7 @@ class MultiHeadAttention(Layer):
         return heads.reshape(batch, length, count * size)  # (B, T, ΣH·D)
 
     def _project(
-        self, x: Array, memory: Array | None, train: bool, rng: Any = None
+        self, x: Array, memory: Array | None, train: bool, cache: bool, rng: Any = None
     ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
         """(q, k, v) in heads, and the caches of the projections."""
         if x.ndim != 3 or x.shape[-1] != self.width:
@@ -114,10 +114,10 @@ class MultiHeadAttention(Layer):
                 else "attention: this is self-attention, which takes no memory; build it with cross=True"
             )
         if not self.cross:
-            qkv, cache = self.in_proj.forward(x, train=train, rng=rng)
-            return self._split(qkv, self.heads, self.kv_heads, self.kv_heads), (cache,)
-        q, q_cache = self.q_proj.forward(x, train=train, rng=rng)
-        kv, kv_cache = self.kv_proj.forward(memory, train=train, rng=rng)
+            qkv, qkv_cache = self.in_proj.forward(x, train=train, cache=cache, rng=rng)
+            return self._split(qkv, self.heads, self.kv_heads, self.kv_heads), (qkv_cache,)
+        q, q_cache = self.q_proj.forward(x, train=train, cache=cache, rng=rng)
+        kv, kv_cache = self.kv_proj.forward(memory, train=train, cache=cache, rng=rng)
         return self._split(q, self.heads) + self._split(kv, self.kv_heads, self.kv_heads), (q_cache, kv_cache)
 
     # ---- the layer
@@ -131,12 +131,13 @@ class MultiHeadAttention(Layer):
         key_lengths: Array | None = None,
         mask: Array | None = None,
         train: bool = True,
+        cache: bool = True,
         rng: Any = None,
     ) -> tuple[Array, MultiHeadAttentionCache | None]:
         """y, cache. memory (B, S, C) for cross-attention; the masks are those of `ops.attention`."""
-        (q, k, v), inputs = self._project(x, memory, train, rng)
-        q, query_rotation = self.positions.rotate(q, train=train)
-        k, key_rotation = self.positions.rotate(k, train=train)
+        (q, k, v), inputs = self._project(x, memory, train, cache, rng)
+        q, query_rotation = self.positions.rotate(q, cache=cache)
+        k, key_rotation = self.positions.rotate(k, cache=cache)
         heads, attended = attention(
             q,
             k,
@@ -147,10 +148,10 @@ class MultiHeadAttention(Layer):
             bias=self.positions.bias(self.heads, q.shape[2], k.shape[2], x),
             dropout=self.dropout if train else 0.0,
             rng=rng,
-            cache=train,
+            cache=cache,
         )  # (B, H, T, D)
-        y, output = self.out_proj.forward(self._join(heads), train=train, rng=rng)
-        return y, MultiHeadAttentionCache(inputs, query_rotation, key_rotation, attended, output) if train else None
+        y, output = self.out_proj.forward(self._join(heads), train=train, cache=cache, rng=rng)
+        return y, MultiHeadAttentionCache(inputs, query_rotation, key_rotation, attended, output) if cache else None
 
     def backward(
         self, dy: Array, cache: MultiHeadAttentionCache, *, need_dx: bool = True, need_dmemory: bool | None = None
@@ -183,14 +184,14 @@ class MultiHeadAttention(Layer):
 
         Returns what a causal `forward` of the whole sequence gives at these positions, and the longer past.
         """
-        (q, k, v), _ = self._project(x, None, train=False)
+        (q, k, v), _ = self._project(x, None, train=False, cache=False)
         offset = 0 if past is None else past.length
-        q, _ = self.positions.rotate(q, offset, train=False)
-        k, _ = self.positions.rotate(k, offset, train=False)
+        q, _ = self.positions.rotate(q, offset, cache=False)
+        k, _ = self.positions.rotate(k, offset, cache=False)
         past = extend(past, k, v)  # (B, Hkv, offset+T, D)
         bias = self.positions.bias(self.heads, q.shape[2], past.length, x)
         heads, _ = attention(q, past.keys, past.values, causal=True, bias=bias, cache=False)  # (B, H, T, D)
-        y, _ = self.out_proj.forward(self._join(heads), train=False)
+        y, _ = self.out_proj.forward(self._join(heads), train=False, cache=False)
         return y, past
 
     def weights(
@@ -203,8 +204,8 @@ class MultiHeadAttention(Layer):
         mask: Array | None = None,
     ) -> Array:
         """The attention weights (B, H, T, S), for pictures: row t says where position t looks. No dropout."""
-        (q, k, _), _ = self._project(x, memory, train=False)
-        q, _ = self.positions.rotate(q, train=False)
-        k, _ = self.positions.rotate(k, train=False)
+        (q, k, _), _ = self._project(x, memory, train=False, cache=False)
+        q, _ = self.positions.rotate(q, cache=False)
+        k, _ = self.positions.rotate(k, cache=False)
         bias = self.positions.bias(self.heads, q.shape[2], k.shape[2], x)
         return attention_weights(q, k, causal=causal, key_lengths=key_lengths, mask=mask, bias=bias)

@@ -2,10 +2,14 @@
 
 A layer is a pair of functions over parameters that it owns:
 
-    y, cache = layer.forward(x, train=True, rng=None)       cache is None with train=False
-    dx, grads = layer.backward(dy, cache, need_dx=True)     grads has the names of parameters()
+    y, cache = layer.forward(x, train=True, cache=True, rng=None)
+    dx, grads = layer.backward(dy, cache, need_dx=True)             grads has the names of parameters()
 
-All that backward may read is in the cache, so one layer can serve twice in a model, each use with its own cache.
+    train    noise is drawn, and statistics are those of the batch; False computes as in inference
+    cache    backward will be called; False keeps nothing, and gives None in place of the cache
+
+The two are independent: a layer can be differentiated as it infers. All that backward may read is in the cache, so one
+layer can serve twice in a model, each use with its own cache.
 Frozen parameters have no entry in `grads` and the work for them is not done; dx is None where it was not asked for.
 """
 
@@ -47,7 +51,7 @@ class Layer:
                 return entries[name]
         raise AttributeError(f"{type(self).__name__} has no attribute, parameter or child {name!r}")
 
-    def forward(self, x: Any, *, train: bool = True, rng: Any = None) -> tuple[Any, Any]:
+    def forward(self, x: Any, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Any, Any]:
         """y, cache. `rng` is needed where something is drawn (dropout while training)."""
         raise TypeError(f"{type(self).__name__} defines no forward")
 
@@ -187,13 +191,15 @@ def bind(layer: Layer, x: Any, **options: Any) -> tuple[Any, Callable[[Any], tup
     return y, lambda dy: layer.backward(dy, cache)
 
 
-def chain_forward(layers: dict[str, Layer], x: Any, *, train: bool = True, rng: Any = None) -> tuple[Any, list[Any]]:
-    """x through `layers` in their order. Returns y and the list of caches."""
+def chain_forward(
+    layers: dict[str, Layer], x: Any, *, train: bool = True, cache: bool = True, rng: Any = None
+) -> tuple[Any, list[Any] | None]:
+    """x through `layers` in their order. Returns y and the list of caches, None with cache=False."""
     caches = []
     for layer in layers.values():
-        x, cache = layer.forward(x, train=train, rng=rng)
-        caches.append(cache)
-    return x, caches
+        x, own = layer.forward(x, train=train, cache=cache, rng=rng)
+        caches.append(own)
+    return x, (caches if cache else None)
 
 
 def chain_backward(

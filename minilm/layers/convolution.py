@@ -47,7 +47,7 @@ class Conv1d(Layer):
         if bias:
             self.params["bias"] = uniform(rng, (out_channels,), bound, dtype)
 
-    def forward(self, x: Array, *, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Array, Any]:
         return conv1d(
             x,
             self.weight,
@@ -55,7 +55,7 @@ class Conv1d(Layer):
             padding=self.padding,
             stride=self.stride,
             dilation=self.dilation,
-            cache=train,
+            cache=cache,
         )
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:

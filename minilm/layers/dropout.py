@@ -21,7 +21,7 @@ class Dropout(Layer):
             raise ValueError(f"Dropout: probability {p} is outside of [0, 1)")
         self.p = float(p)
 
-    def forward(self, x: Array, *, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Array, Any]:
         if not train or self.p == 0.0:
             return x, None
         if rng is None:
@@ -29,7 +29,7 @@ class Dropout(Layer):
                 f"Dropout: training with p = {self.p} draws random numbers; give rng=numpy.random.default_rng(seed), "
                 "or train=False for inference"
             )
-        return dropout(x, self.p, rng)
+        return dropout(x, self.p, rng, cache=cache)
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         if not need_dx:

@@ -44,8 +44,8 @@ class Embedding(Layer):
             weight[padding_idx] = 0.0
         self.params["weight"] = weight  # (V, C)
 
-    def forward(self, x: Array, *, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
-        return embedding(x, self.weight, self.padding_idx, cache=train)
+    def forward(self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Array, Any]:
+        return embedding(x, self.weight, self.padding_idx, cache=cache)
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[None, Gradients]:
         """(None, gradients): ids have no gradient, whatever `need_dx` says."""

@@ -33,8 +33,10 @@ class Linear(Layer):
         if bias:
             self.params["bias"] = uniform(rng, (out_features,), bound, dtype)
 
-    def forward(self, x: Array, *, train: bool = True, rng: Any = None) -> tuple[Array, LinearCache | None]:
-        return linear(x, self.weight, self.params.get("bias"), cache=train)
+    def forward(
+        self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None
+    ) -> tuple[Array, LinearCache | None]:
+        return linear(x, self.weight, self.params.get("bias"), cache=cache)
 
     def backward(self, dy: Array, cache: LinearCache, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         dx, dweight, dbias = linear_backward(dy, cache, wrt=self.wanted(need_dx))

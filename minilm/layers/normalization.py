@@ -33,11 +33,11 @@ class LayerNorm(Layer):
         if bias:
             self.params["bias"] = np.zeros(width, dtype)
 
-    def forward(self, x: Array, *, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Array, Any]:
         bias = self.params.get("bias")
         if bias is None:
             bias = array_namespace(self.weight).zeros_like(self.weight)
-        return layer_norm(x, self.weight, bias, self.eps, cache=train)
+        return layer_norm(x, self.weight, bias, self.eps, cache=cache)
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         dx, dgain, dbias = layer_norm_backward(dy, cache, wrt=self.wanted(need_dx, weight="gain"))
@@ -53,8 +53,8 @@ class RMSNorm(Layer):
         self.eps = eps
         self.params["weight"] = np.ones(width, dtype)
 
-    def forward(self, x: Array, *, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
-        return rms_norm(x, self.weight, self.eps, cache=train)
+    def forward(self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Array, Any]:
+        return rms_norm(x, self.weight, self.eps, cache=cache)
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         dx, dgain = rms_norm_backward(dy, cache, wrt=self.wanted(need_dx, weight="gain"))
@@ -79,14 +79,15 @@ class BatchNorm(Layer):
         self.buffers["running_mean"] = np.zeros(width, dtype)
         self.buffers["running_var"] = np.ones(width, dtype)
 
-    def forward(self, x: Array, *, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
-        y, cache = batch_norm(
-            x, self.weight, self.bias, self.running_mean, self.running_var, train, self.momentum, self.eps, cache=train
+    def forward(self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Array, Any]:
+        statistics = (self.running_mean, self.running_var)
+        y, kept = batch_norm(
+            x, self.weight, self.bias, *statistics, train, self.momentum, self.eps, cache=train or cache
         )
         if train:  # statistics are real, also where a gradient check sends complex numbers through
-            self.buffers["running_mean"] = cache.running_mean.real
-            self.buffers["running_var"] = cache.running_var.real
-        return y, cache
+            self.buffers["running_mean"] = kept.running_mean.real
+            self.buffers["running_var"] = kept.running_var.real
+        return y, (kept if cache else None)
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         dx, dgain, dbias = batch_norm_backward(dy, cache, wrt=self.wanted(need_dx, weight="gain"))

@@ -31,14 +31,16 @@ class PositionalEncoding(Layer):
     context: int | None = None  # how many positions there are; None where there is no last one
     additive = False  # acts on the embeddings, once, below the blocks; the others act inside attention
 
-    def forward(self, x: Array, *, offset: int = 0, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
+    def forward(
+        self, x: Array, *, offset: int = 0, train: bool = True, cache: bool = True, rng: Any = None
+    ) -> tuple[Array, Any]:
         """Embeddings with their positions: x (B, T, C) -> (B, T, C)."""
         return x, None
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         return (dy if need_dx else None), {}
 
-    def rotate(self, x: Array, offset: int = 0, *, train: bool = True) -> tuple[Array, Any]:
+    def rotate(self, x: Array, offset: int = 0, *, cache: bool = True) -> tuple[Array, Any]:
         """Queries or keys with their positions: x (B, H, T, D) -> (B, H, T, D)."""
         return x, None
 
@@ -64,7 +66,9 @@ class Sinusoidal(PositionalEncoding):
         self.width = width
         self._table: Array | None = None  # the rows computed so far: a constant, grown when a longer text comes
 
-    def forward(self, x: Array, *, offset: int = 0, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
+    def forward(
+        self, x: Array, *, offset: int = 0, train: bool = True, cache: bool = True, rng: Any = None
+    ) -> tuple[Array, Any]:
         end = offset + x.shape[1]
         table, dtype = self._table, x.real.dtype
         fits = table is not None and table.shape[0] >= end and table.dtype == dtype
@@ -88,14 +92,16 @@ class Learned(PositionalEncoding):
         self.context = context
         self.params["weight"] = normal(rng, (context, width), std, dtype)
 
-    def forward(self, x: Array, *, offset: int = 0, train: bool = True, rng: Any = None) -> tuple[Array, Any]:
+    def forward(
+        self, x: Array, *, offset: int = 0, train: bool = True, cache: bool = True, rng: Any = None
+    ) -> tuple[Array, Any]:
         end = offset + x.shape[1]
         if end > self.context:
             raise ValueError(
                 f"the text reaches {end} tokens, but the model has learned {self.context} positions: shorten the text, "
                 "or train with a longer context"
             )
-        return add(x, self.weight[offset:end]), ((offset, end) if train else None)  # (B, T, C)
+        return add(x, self.weight[offset:end]), ((offset, end) if cache else None)  # (B, T, C)
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         dx = dy if need_dx else None
@@ -114,8 +120,8 @@ class Rotary(PositionalEncoding):
         super().__init__()
         self.base, self.interleaved = base, interleaved
 
-    def rotate(self, x: Array, offset: int = 0, *, train: bool = True) -> tuple[Array, Any]:
-        return rotary(x, range(offset, offset + x.shape[2]), self.base, self.interleaved, cache=train)
+    def rotate(self, x: Array, offset: int = 0, *, cache: bool = True) -> tuple[Array, Any]:
+        return rotary(x, range(offset, offset + x.shape[2]), self.base, self.interleaved, cache=cache)
 
     def rotate_backward(self, dy: Array, cache: Any) -> Array:
         return rotary_backward(dy, cache)

@@ -5,8 +5,8 @@
 Parameters have PyTorch's names and layouts: weight_ih_l0 (gates·H, I), weight_hh_l0 (gates·H, H), bias_ih_l0 and
 bias_hh_l0 (gates·H,), then ..._l0_reverse, ..._l1, and so on; from the second layer on, I is directions · H.
 
-    (y, state), cache = lstm.forward(x, lengths=lengths)           train
-    (y, state), _ = lstm.forward(x[:, t:t+1], state, train=False)  one position at a time, same y
+    (y, state), cache = lstm.forward(x, lengths=lengths)
+    (y, state), _ = lstm.forward(x[:, t:t+1], state, train=False, cache=False)     one position at a time, same y
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class Recurrent(Layer):
         *,
         lengths: Array | Sequence[int] | None = None,
         train: bool = True,
+        cache: bool = True,
         rng: Any = None,
     ) -> tuple[tuple[Array, Any], RecurrentCache | None]:
         """x (B, T, I) -> y (B, T, directions · H) and the state after each sequence's end, of the form of `state`.
@@ -124,21 +125,21 @@ class Recurrent(Layer):
         for layer in range(self.num_layers):
             drop_cache = None
             if layer:
-                x, drop_cache = self.children["dropout"].forward(x, train=train, rng=rng)
+                x, drop_cache = self.children["dropout"].forward(x, train=train, cache=cache, rng=rng)
             dropped.append(drop_cache)
             outputs = []
             for suffix in self._suffixes(layer):
                 arrays = {name: self.params.get(own + suffix) for name, own in OWN.items()}
                 arrays |= {name: None if s is None else s[len(runs)] for name, s in initial.items()}
                 reverse = suffix.endswith("_reverse")
-                (y, *final), cache = self.op(x, **arrays, lengths=lengths, reverse=reverse, cache=train)
+                (y, *final), run = self.op(x, **arrays, lengths=lengths, reverse=reverse, cache=cache)
                 outputs.append(y)
                 finals.append(final)
-                runs.append(cache)
+                runs.append(run)
             x = outputs[0] if len(outputs) == 1 else xp.concatenate(outputs, axis=-1)  # (B, T, directions · H)
         stacked = tuple(xp.stack(states) for states in zip(*finals, strict=True))  # (layers · directions, B, H) each
         final_state = stacked if len(self.state_names) > 1 else stacked[0]
-        return (x, final_state), RecurrentCache(runs, dropped, x.shape[0], state is not None) if train else None
+        return (x, final_state), RecurrentCache(runs, dropped, x.shape[0], state is not None) if cache else None
 
     def backward(
         self, dy: tuple[Array | None, Any], cache: RecurrentCache, *, need_dx: bool = True

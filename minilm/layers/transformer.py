@@ -89,15 +89,15 @@ class _ResidualBlock(Layer):
             self.children[f"norm{number}"] = make_norm(norm, width, bias=bias, eps=eps, dtype=dtype)
 
     def _residual(
-        self, norm: str, inner: Callable[[Array], tuple[Array, Any]], x: Array, train: bool, rng: Any
+        self, norm: str, inner: Callable[[Array], tuple[Array, Any]], x: Array, train: bool, cache: bool, rng: Any
     ) -> tuple[Array, ResidualCache]:
         """One sub-layer: `inner` within norm, dropout and the residual connection."""
-        h, norm_cache = self.children[norm].forward(x, train=train) if self.norm_first else (x, None)
+        h, norm_cache = self.children[norm].forward(x, train=train, cache=cache) if self.norm_first else (x, None)
         h, inner_cache = inner(h)
-        h, dropout_cache = self.dropout.forward(h, train=train, rng=rng)
+        h, dropout_cache = self.dropout.forward(h, train=train, cache=cache, rng=rng)
         y = add(x, h)
         if not self.norm_first:
-            y, norm_cache = self.children[norm].forward(y, train=train)
+            y, norm_cache = self.children[norm].forward(y, train=train, cache=cache)
         return y, ResidualCache(norm_cache, inner_cache, dropout_cache)
 
     def _residual_backward(
@@ -200,17 +200,28 @@ class TransformerEncoderBlock(_ResidualBlock):
         key_lengths: Array | None = None,
         mask: Array | None = None,
         train: bool = True,
+        cache: bool = True,
         rng: Any = None,
     ) -> tuple[Array, tuple[ResidualCache, ResidualCache] | None]:
         """y, cache. causal: position t sees 0 … t; key_lengths (B,) hide padding; mask is `ops.attention`'s."""
         masks = {"causal": causal, "key_lengths": key_lengths, "mask": mask}
         x, attended = self._residual(
-            "norm1", lambda h: self.self_attn.forward(h, train=train, rng=rng, **masks), x, train, rng
+            "norm1",
+            lambda h: self.self_attn.forward(h, train=train, cache=cache, rng=rng, **masks),
+            x,
+            train,
+            cache,
+            rng,
         )
         x, fed = self._residual(
-            "norm2", lambda h: chain_forward(self._feed_forward, h, train=train, rng=rng), x, train, rng
+            "norm2",
+            lambda h: chain_forward(self._feed_forward, h, train=train, cache=cache, rng=rng),
+            x,
+            train,
+            cache,
+            rng,
         )
-        return x, ((attended, fed) if train else None)
+        return x, ((attended, fed) if cache else None)
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         attended, fed = cache
@@ -230,14 +241,16 @@ class TransformerEncoderBlock(_ResidualBlock):
             grown.append(longer)
             return y, None
 
-        x, _ = self._residual("norm1", attend, x, False, None)
-        x, _ = self._residual("norm2", lambda h: chain_forward(self._feed_forward, h, train=False), x, False, None)
+        x, _ = self._residual("norm1", attend, x, False, False, None)
+        x, _ = self._residual(
+            "norm2", lambda h: chain_forward(self._feed_forward, h, train=False, cache=False), x, False, False, None
+        )
         return x, grown[0]
 
     def attention_weights(self, x: Array, **masks: Any) -> Array:
         """The weights (B, H, T, T) with which the self-attention of this block looks at its input x, for pictures."""
         if self.norm_first:
-            x, _ = self.norm1.forward(x, train=False)
+            x, _ = self.norm1.forward(x, train=False, cache=False)
         return self.self_attn.weights(x, **masks)
 
 
@@ -274,17 +287,25 @@ class TransformerDecoderBlock(_ResidualBlock):
         memory_lengths: Array | None = None,
         memory_mask: Array | None = None,
         train: bool = True,
+        cache: bool = True,
         rng: Any = None,
     ) -> tuple[Array, tuple[ResidualCache, ResidualCache, ResidualCache] | None]:
         """y, cache. key_lengths and mask are those of x, memory_lengths and memory_mask those of the memory."""
-        own = {"causal": causal, "key_lengths": key_lengths, "mask": mask, "train": train, "rng": rng}
-        cross = {"key_lengths": memory_lengths, "mask": memory_mask, "train": train, "rng": rng}
-        x, attended = self._residual("norm1", lambda h: self.self_attn.forward(h, **own), x, train, rng)
-        x, read = self._residual("norm2", lambda h: self.multihead_attn.forward(h, memory, **cross), x, train, rng)
-        x, fed = self._residual(
-            "norm3", lambda h: chain_forward(self._feed_forward, h, train=train, rng=rng), x, train, rng
+        own = {"causal": causal, "key_lengths": key_lengths, "mask": mask, "train": train, "cache": cache, "rng": rng}
+        cross = {"key_lengths": memory_lengths, "mask": memory_mask, "train": train, "cache": cache, "rng": rng}
+        x, attended = self._residual("norm1", lambda h: self.self_attn.forward(h, **own), x, train, cache, rng)
+        x, read = self._residual(
+            "norm2", lambda h: self.multihead_attn.forward(h, memory, **cross), x, train, cache, rng
         )
-        return x, ((attended, read, fed) if train else None)
+        x, fed = self._residual(
+            "norm3",
+            lambda h: chain_forward(self._feed_forward, h, train=train, cache=cache, rng=rng),
+            x,
+            train,
+            cache,
+            rng,
+        )
+        return x, ((attended, read, fed) if cache else None)
 
     def backward(
         self, dy: Array, cache: Any, *, need_dx: bool = True, need_dmemory: bool | None = None

@@ -11,16 +11,48 @@ The product of a (B, V) table of counts with W, without the table: its few nonze
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minilm.backend import Array, array_namespace
+from minilm.checks import check_options, option
 from minilm.layers.base import Gradients
+from minilm.models.backbone import Backbone
 from minilm.models.classifier import Classifier
 from minilm.ops.embedding import embedding, embedding_backward
 
 WEIGHTINGS = ("count", "binary", "frequency")
+
+
+@dataclass(frozen=True)
+class BagOfWordsOptions:
+    """Options of a bag of words."""
+
+    weighting: str = option(
+        "binary", "what a word counts: once, as often as it occurs, or its share", choices=WEIGHTINGS
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+class WordCounts(Backbone):
+    """A text as the counts of its words: a backbone without parameters, on which only `BagOfWords` can stand."""
+
+    causal = False
+
+    def __init__(self, vocab_size: int, *, weighting: str, rng: Any = None, dtype: str = "float32") -> None:
+        super().__init__()
+        self.vocab_size, self.weighting = vocab_size, weighting
+
+    def classifier(
+        self, classes: int, pooling: str | None, *, rng: np.random.Generator, dtype: str = "float32"
+    ) -> Classifier:
+        if pooling is not None:
+            raise ValueError(f"a bag of words has no hidden vectors for {pooling} pooling; leave pooling out")
+        return BagOfWords(self.vocab_size, classes, weighting=self.weighting, dtype=dtype)
 
 
 class BagOfWordsCache(NamedTuple):
@@ -66,18 +98,19 @@ class BagOfWords(Classifier):
         return ids, valid.astype(dtype)[:, :, None]
 
     def forward(
-        self, ids: Array, *, lengths: Array | None = None, train: bool = True, rng: Any = None
+        self, ids: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
     ) -> tuple[Array, BagOfWordsCache | None]:
         """logits (B, 1 or K), cache. ids (B, T); lengths (B,), tokens from there on are padding."""
         ids, counted = self._count(ids, lengths, self.weight.real.dtype)
-        rows, cache = embedding(ids, self.weight, cache=train)  # (B, T, K)
+        rows, found = embedding(ids, self.weight, cache=cache)  # (B, T, K)
         logits = (rows * counted).sum(axis=1) + self.bias  # (B, K)
-        return logits, (BagOfWordsCache(cache, counted) if train else None)
+        return logits, (BagOfWordsCache(found, counted) if cache else None)
 
-    def backward_logits(self, dlogits: Array, cache: BagOfWordsCache) -> Gradients:
+    def backward(self, dlogits: Array, cache: BagOfWordsCache, *, need_dx: bool = False) -> tuple[None, Gradients]:
+        """(None, gradients) from the gradient of the logits: ids have none, whatever `need_dx` says."""
         dweight = dbias = None
         if "weight" not in self.frozen:
             dweight = embedding_backward(dlogits[:, None, :] * cache.counted, cache.rows)
         if "bias" not in self.frozen:
             dbias = dlogits.sum(axis=0)
-        return self.grads(weight=dweight, bias=dbias)
+        return None, self.grads(weight=dweight, bias=dbias)

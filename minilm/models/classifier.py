@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minilm.backend import Array, array_namespace
+from minilm.checks import check_options, option
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.linear import Linear
 from minilm.models.backbone import Backbone
@@ -27,6 +29,19 @@ from minilm.ops.sigmoid import sigmoid
 from minilm.ops.softmax import softmax
 
 
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """Options of the head of a classifier."""
+
+    labels: tuple[str, ...] = option(("0", "1"), "the names of the classes")
+    pooling: str | None = option(None, "how a text's hidden vectors become one; by default mean", choices=POOLINGS)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"a classifier needs at least 2 different labels, got {', '.join(self.labels) or 'none'}")
+
+
 class ClassifierCache(NamedTuple):
     """The cache of the logits and that of the loss."""
 
@@ -35,7 +50,7 @@ class ClassifierCache(NamedTuple):
 
 
 class Classifier(Layer):
-    """Loss and probabilities over `forward(ids, lengths=...) -> (logits, cache)` and `backward_logits`.
+    """Loss and probabilities over `forward(ids, lengths=...) -> (logits, cache)` and `backward(dlogits, cache)`.
 
     logits are (B, 1) for two classes, else (B, K).
     """
@@ -51,31 +66,35 @@ class Classifier(Layer):
         """How many logits a text gets."""
         return 1 if self.classes == 2 else self.classes
 
-    def backward_logits(self, dlogits: Array, cache: Any) -> Gradients:
-        """The gradients of all trained parameters from those of the logits."""
-        raise TypeError(f"{type(self).__name__} defines no backward_logits")
-
-    def loss(self, batch: Any, *, train: bool = True, rng: Any = None) -> tuple[Array, ClassifierCache | None]:
+    def loss(
+        self, batch: Any, *, train: bool = True, cache: bool = True, rng: Any = None
+    ) -> tuple[Array, ClassifierCache | None]:
         """Mean cross-entropy in nats a text. batch.ids (B, T), batch.lengths (B,), batch.labels (B,) in 0 … K−1."""
-        logits, cache = self.forward(batch.ids, lengths=batch.lengths, train=train, rng=rng)
-        if self.outputs == 1:
-            targets = batch.labels.astype(logits.real.dtype)
-            loss, loss_cache = binary_cross_entropy_with_logits(logits[:, 0], targets, cache=train)
-        else:
-            loss, loss_cache = cross_entropy(logits, batch.labels, cache=train)
-        return loss, (ClassifierCache(cache, loss_cache) if train else None)
+        logits, body = self.forward(batch.ids, lengths=batch.lengths, train=train, cache=cache, rng=rng)
+        loss, loss_cache = self.loss_of(logits, batch.labels, cache=cache)
+        return loss, (ClassifierCache(body, loss_cache) if cache else None)
 
-    def backward(self, cache: ClassifierCache, dloss: float = 1.0) -> Gradients:
+    def loss_of(self, logits: Array, labels: Array, *, cache: bool = True) -> tuple[Array, Any]:
+        """The mean cross-entropy of logits (B, 1 or K), and its cache. labels (B,)."""
+        if self.outputs == 1:
+            return binary_cross_entropy_with_logits(logits[:, 0], labels.astype(logits.real.dtype), cache=cache)
+        return cross_entropy(logits, labels, cache=cache)
+
+    def predictions(self, logits: Array) -> Array:
+        """The likeliest class (B,) of logits (B, 1 or K)."""
+        return (logits[:, 0] > 0).astype("int64") if self.outputs == 1 else logits.argmax(axis=1)
+
+    def loss_backward(self, dloss: float | Array, cache: ClassifierCache) -> Gradients:
         """The gradients of dloss · loss."""
         if self.outputs == 1:
             dlogits = binary_cross_entropy_with_logits_backward(dloss, cache.loss)[:, None]  # (B, 1)
         else:
             dlogits = cross_entropy_backward(dloss, cache.loss)  # (B, K)
-        return self.backward_logits(dlogits, cache.logits)
+        return self.backward(dlogits, cache.logits)[1]
 
     def probabilities(self, ids: Array, lengths: Array | None = None) -> Array:
         """P (B, K), rows sum to 1."""
-        logits, _ = self.forward(ids, lengths=lengths, train=False)
+        logits, _ = self.forward(ids, lengths=lengths, train=False, cache=False)
         if self.outputs == 1:
             positive, _ = sigmoid(logits, cache=False)
             negative, _ = sigmoid(-logits, cache=False)  # 1 − P(1) without cancellation
@@ -92,8 +111,7 @@ class TextClassifierCache(NamedTuple):
 class TextClassifier(Classifier):
     """Children backbone and head (Linear C -> 1 or K). pooling: "last", "mean" or "max", see `ops.pool`.
 
-    The backbone may come from a language model. One that is wholly frozen is a fixed feature extractor: it runs as in
-    inference, without dropout and without a cache.
+    The backbone may come from a language model. One that is wholly frozen keeps no cache.
     """
 
     def __init__(
@@ -119,20 +137,21 @@ class TextClassifier(Classifier):
         return self.backbone.context
 
     def forward(
-        self, ids: Array, *, lengths: Array | None = None, train: bool = True, rng: Any = None
+        self, ids: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
     ) -> tuple[Array, TextClassifierCache | None]:
         """logits (B, 1 or K), cache. ids (B, T); lengths (B,), tokens from there on are padding."""
-        below = train and not self.backbone.is_frozen
-        hidden, cache = self.backbone.forward(ids, lengths=lengths, train=below, rng=rng)  # (B, T, C)
-        pooled, chosen = pool(hidden, lengths, self.pooling, self.backbone.directions)  # (B, C)
-        logits, head = self.head.forward(pooled, train=train, rng=rng)  # (B, 1 or K)
-        return logits, (TextClassifierCache(cache, chosen, head) if train else None)
+        below = cache and not self.backbone.is_frozen
+        hidden, body = self.backbone.forward(ids, lengths=lengths, train=train, cache=below, rng=rng)  # (B, T, C)
+        pooled, chosen = pool(hidden, lengths, self.pooling, self.backbone.directions, cache=below)  # (B, C)
+        logits, head = self.head.forward(pooled, train=train, cache=cache, rng=rng)  # (B, 1 or K)
+        return logits, (TextClassifierCache(body, chosen, head) if cache else None)
 
-    def backward_logits(self, dlogits: Array, cache: TextClassifierCache) -> Gradients:
+    def backward(self, dlogits: Array, cache: TextClassifierCache, *, need_dx: bool = False) -> tuple[None, Gradients]:
+        """(None, gradients) from the gradient of the logits: ids have none, whatever `need_dx` says."""
         below = cache.backbone is not None and not self.backbone.is_frozen
         dpooled, own = self.head.backward(dlogits, cache.head, need_dx=below)
         grads: Gradients = {}
         if below:
             dhidden = pool_backward(dpooled, cache.pool)  # (B, T, C)
             merge(grads, self.backbone.backward(dhidden, cache.backbone)[1], "backbone.")
-        return merge(grads, own, "head.")
+        return None, merge(grads, own, "head.")

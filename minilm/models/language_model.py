@@ -8,16 +8,30 @@ Maximising the likelihood Π P(w_{t+1} | w_0 … w_t) of a text is minimising th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minilm.backend import Array
+from minilm.checks import check_options, option
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.linear import Linear
 from minilm.models.backbone import Backbone
 from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
 from minilm.ops.linear import linear, linear_backward
+
+
+@dataclass(frozen=True)
+class LanguageModelOptions:
+    """Options of the head of a language model."""
+
+    tied: bool = option(
+        False, "the output layer is the embedding's matrix, which must be as wide as the hidden vectors"
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 class LanguageModelCache(NamedTuple):
@@ -64,21 +78,21 @@ class LanguageModel(Layer):
     def context(self) -> int | None:
         return self.backbone.context
 
-    def _head(self, hidden: Array, train: bool, rng: Any = None) -> tuple[Array, Any]:
+    def _head(self, hidden: Array, train: bool, cache: bool, rng: Any = None) -> tuple[Array, Any]:
         if self.tied:
-            return linear(hidden, self.backbone.embedding.weight, cache=train)
-        return self.head.forward(hidden, train=train, rng=rng)
+            return linear(hidden, self.backbone.embedding.weight, cache=cache)
+        return self.head.forward(hidden, train=train, cache=cache, rng=rng)
 
     def forward(
-        self, ids: Array, *, lengths: Array | None = None, train: bool = True, rng: Any = None
+        self, ids: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
     ) -> tuple[Array, LanguageModelCache | None]:
         """logits (B, T, V), cache. ids (B, T)."""
-        hidden, cache = self.backbone.forward(ids, lengths=lengths, train=train, rng=rng)  # (B, T, C)
-        logits, head = self._head(hidden, train, rng)  # (B, T, V)
-        return logits, (LanguageModelCache(cache, head) if train else None)
+        hidden, body = self.backbone.forward(ids, lengths=lengths, train=train, cache=cache, rng=rng)  # (B, T, C)
+        logits, head = self._head(hidden, train, cache, rng)  # (B, T, V)
+        return logits, (LanguageModelCache(body, head) if cache else None)
 
-    def backward_logits(self, dlogits: Array, cache: LanguageModelCache) -> Gradients:
-        """The gradients of all trained parameters from those of the logits (B, T, V)."""
+    def backward(self, dlogits: Array, cache: LanguageModelCache, *, need_dx: bool = False) -> tuple[None, Gradients]:
+        """(None, gradients) from the gradient of the logits (B, T, V): ids have none, whatever `need_dx` says."""
         grads: Gradients = {}
         below = not self.backbone.is_frozen
         if self.tied:
@@ -91,20 +105,22 @@ class LanguageModel(Layer):
             own = {f"head.{name}": gradient for name, gradient in own.items()}
         if below:
             merge(grads, self.backbone.backward(dhidden, cache.backbone)[1], "backbone.")
-        return merge(grads, own)
+        return None, merge(grads, own)
 
-    def loss(self, batch: Any, *, train: bool = True, rng: Any = None) -> tuple[Array, LanguageModelCache | None]:
+    def loss(
+        self, batch: Any, *, train: bool = True, cache: bool = True, rng: Any = None
+    ) -> tuple[Array, LanguageModelCache | None]:
         """Cross-entropy in nats a token. batch.ids and batch.targets (B, T); targets of −100 don't count."""
-        logits, cache = self.forward(batch.ids, train=train, rng=rng)
-        loss, loss_cache = cross_entropy(logits, batch.targets, cache=train)
-        return loss, (cache._replace(loss=loss_cache) if train else None)
+        logits, caches = self.forward(batch.ids, train=train, cache=cache, rng=rng)
+        loss, loss_cache = cross_entropy(logits, batch.targets, cache=cache)
+        return loss, (caches._replace(loss=loss_cache) if cache else None)
 
-    def backward(self, cache: LanguageModelCache, dloss: float = 1.0) -> Gradients:
+    def loss_backward(self, dloss: float | Array, cache: LanguageModelCache) -> Gradients:
         """The gradients of dloss · loss."""
-        return self.backward_logits(cross_entropy_backward(dloss, cache.loss), cache)
+        return self.backward(cross_entropy_backward(dloss, cache.loss), cache)[1]
 
     def next_logits(self, ids: Array, state: Any = None) -> tuple[Array, Any]:
         """The logits (B, V) of the token after ids (B, T), which follow the tokens in `state`, and the new state."""
         hidden, state = self.backbone.step(ids, state)  # (B, T, C)
-        logits, _ = self._head(hidden[:, -1], train=False)  # (B, V)
+        logits, _ = self._head(hidden[:, -1], train=False, cache=False)  # (B, V)
         return logits, state

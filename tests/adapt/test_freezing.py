@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minilm.adapt.adaptation import apply_lora
-from minilm.adapt.freezing import full, head_only, trainable_report
-from minilm.models.presets import build
+from minilm.adapt import apply_lora, full, head_only, trainable_report
+from minilm.presets import build
 
 
 def classifier():
@@ -21,7 +20,7 @@ def test_head_only():
     assert head_only(model) == ["head.weight", "head.bias"]
     data = SimpleNamespace(ids=np.array([[1, 2], [3, 0]]), lengths=np.array([2, 1]), labels=np.array([0, 2]))
     _, cache = model.loss(data, rng=np.random.default_rng(0))
-    assert model.backward(cache).keys() == model.trainable().keys() == {"head.weight", "head.bias"}
+    assert model.loss_backward(1.0, cache).keys() == model.trainable().keys() == {"head.weight", "head.bias"}
 
 
 def test_head_only_needs_a_head():

@@ -29,7 +29,7 @@ def test_everything_passes(name):
 def test_every_op_layer_and_preset_is_known():
     known = cases.known_cases()
     assert set(known) >= OPS
-    presets = importlib.import_module("minilm.models.presets").PRESETS
+    presets = importlib.import_module("minilm.presets").PRESETS
     assert set(known) >= set(presets)
 
 

@@ -14,8 +14,8 @@ from tests.gradcheck import toys
 
 
 class Sine(Layer):
-    def forward(self, x, *, train=True, rng=None):
-        return toys.array_namespace(x).sin(x), x if train else None
+    def forward(self, x, *, train=True, cache=True, rng=None):
+        return toys.array_namespace(x).sin(x), x if cache else None
 
     def backward(self, dy, cache, *, need_dx=True):
         return (dy * toys.array_namespace(cache).cos(cache) if need_dx else None), {}
@@ -31,9 +31,8 @@ class Stack(Layer):
         self.children["sine"] = Sine()
         self.children["second"] = Linear(6, 3, rng=rng, dtype=dtype)
 
-    def forward(self, x, *, train=True, rng=None):
-        y, caches = chain_forward(self.children, x, train=train, rng=rng)
-        return y, caches if train else None
+    def forward(self, x, *, train=True, cache=True, rng=None):
+        return chain_forward(self.children, x, train=train, cache=cache, rng=rng)
 
     def backward(self, dy, cache, *, need_dx=True):
         dx, grads = chain_backward(self.children, dy, cache, need_dx=need_dx or self.fault == "always dx")
@@ -108,7 +107,7 @@ class Running(Layer):
         self.params["weight"] = np.linspace(0.5, 1.5, 4)
         self.buffers["mean"] = np.zeros(4)
 
-    def forward(self, x, *, train=True, rng=None):
+    def forward(self, x, *, train=True, cache=True, rng=None):
         keep = rng.random(x.shape) >= 0.3
         self.buffers["mean"] += 0.1 * x.mean(axis=0)
         return x * keep * self.weight, (x, keep, self.weight)
@@ -135,7 +134,7 @@ class Cross(Layer):
         super().__init__()
         self.params["weight"] = rng.normal(size=(4, 4))
 
-    def forward(self, x, state=None, *, memory=None, scale=1.0, train=True):
+    def forward(self, x, state=None, *, memory=None, scale=1.0, train=True, cache=True):
         y = x @ self.weight.T * scale
         y = y if memory is None else y + memory * memory
         state = None if state is None else (state[0] * 2.0, state[1] * state[1])
@@ -173,15 +172,15 @@ class Model(Layer):
         self.fault = fault
         self.children["stack"] = Stack(rng)
 
-    def loss(self, batch, *, train=True, rng=None):
-        y, cache = self.stack.forward(batch.ids)
+    def loss(self, batch, *, train=True, cache=True, rng=None):
+        y, cache_once = self.stack.forward(batch.ids)
         again, cache_again = self.stack.forward(2.0 * batch.ids)
         error = y + again - batch.targets
-        return (error * error).mean(), (error, cache, cache_again)
+        return (error * error).mean(), (error, cache_once, cache_again)
 
-    def backward(self, cache):
+    def loss_backward(self, dloss, cache):
         error, first, second = cache
-        dy = 2.0 * error / error.size
+        dy = dloss * 2.0 * error / error.size
         grads = merge({}, self.stack.backward(dy, first, need_dx=False)[1], "stack.")
         if self.fault != "forgets the second use":
             merge(grads, self.stack.backward(dy, second, need_dx=False)[1], "stack.")

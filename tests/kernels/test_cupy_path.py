@@ -21,8 +21,8 @@ from minilm.kernels.cuda.attention_options import FusedAttentionCache
 from minilm.kernels.cuda.cross_entropy import FusedCrossEntropyCache
 from minilm.kernels.cuda.decode import attention_decode
 from minilm.kernels.cuda.softmax import FusedSoftmaxCache
-from minilm.models import build
 from minilm.optim import AdamW
+from minilm.presets import build
 from minilm.selection import reference, which
 from minilm.text.batching import LanguageBatch
 from tests.kernels.cases import Device, check
@@ -302,7 +302,7 @@ def test_training_runs_through_the_kernels(device):
             loss, cache = model.loss(batch, rng=np.random.default_rng(0))
             kinds = kinds_in(cache)
             assert ({FusedCrossEntropyCache, FusedAttentionCache} <= kinds) == kernels
-            optimizer.accumulate(model.backward(cache))
+            optimizer.accumulate(model.loss_backward(1.0, cache))
             optimizer.step()
             found.append(loss)
         return found

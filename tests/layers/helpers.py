@@ -14,10 +14,11 @@ COMPLEX_STEP = 1e-11  # worst relative error of a gradient
 
 
 def check_gradients(layer, x, **options):
-    """Every gradient by complex step, and the laws, in float64."""
-    report = gradcheck.check_layer(layer, x, method="complex-step", **options)
-    assert report.passed, report
-    assert report.max_rel_error <= COMPLEX_STEP, report
+    """Every gradient by complex step, and the laws, in float64: as the layer trains and as it infers."""
+    for train in (True, False):
+        report = gradcheck.check_layer(layer, x, method="complex-step", train=train, **options)
+        assert report.passed, report
+        assert report.max_rel_error <= COMPLEX_STEP, report
 
 
 def leaves(tree):
@@ -43,8 +44,11 @@ def check_library(make, x, xp, **options):
             y, cache = layer.forward(library.asarray(x), **given)
             dy = y * 0.5 if not isinstance(y, tuple) else (y[0] * 0.5, None)
             dx, grads = layer.backward(dy, cache)
-            inference, none = layer.forward(library.asarray(x), train=False, **given)
-        assert none is None  # inference builds no cache
+            dry, no_cache = layer.forward(library.asarray(x), cache=False, **given)
+            inference, none = layer.forward(library.asarray(x), train=False, cache=False, **given)
+        assert none is no_cache is None
+        for got, want in zip(leaves(dry), leaves(y), strict=True):
+            np.testing.assert_array_equal(library.to_numpy(got), library.to_numpy(want))
         assert grads.keys() == layer.trainable().keys()
         results = leaves((y, dx, grads, inference))
         assert all(type(a) is type(library.asarray(np.zeros(1))) for a in results)

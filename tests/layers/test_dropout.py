@@ -28,7 +28,15 @@ def test_backward_uses_the_drawn_mask(rng, xp):
 def test_identity_draws_nothing(p, train, rng):
     x = rng.normal(size=(3, 4))
     y, cache = Dropout(p).forward(x, train=train, rng=None)
-    assert y is x and cache is None
+    assert y is x
+    assert Dropout(p).backward(x, cache) == (x, {})
+
+
+def test_no_cache_draws_the_same_noise(rng):
+    x = rng.normal(size=(30, 40))
+    (y, _), (z, none) = (Dropout(0.5).forward(x, cache=c, rng=np.random.default_rng(1)) for c in (True, False))
+    assert none is None
+    np.testing.assert_array_equal(y, z)
 
 
 def test_training_needs_a_generator():

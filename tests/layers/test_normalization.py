@@ -50,11 +50,21 @@ def test_batch_norm_statistics(rng, xp):
     np.testing.assert_allclose(xp.to_numpy(layer.running_mean), 0.25 * x.mean(axis=0))
     np.testing.assert_allclose(xp.to_numpy(layer.running_var), 0.75 + 0.25 * x.var(axis=0, ddof=1))
     kept = layer.running_mean
-    y, _ = layer.forward(xp.asarray(x), train=False)
+    y, _ = layer.forward(xp.asarray(x), train=False, cache=False)
     assert layer.running_mean is kept
     mean, var = xp.to_numpy(layer.running_mean), xp.to_numpy(layer.running_var)
     np.testing.assert_allclose(xp.to_numpy(y), (x - mean) / np.sqrt(var + 1e-5))
     assert {"running_mean", "running_var"} < layer.state().keys()
+
+
+def test_batch_norm_moves_its_statistics_without_a_cache(rng):
+    kept, left = BatchNorm(4, dtype="float64"), BatchNorm(4, dtype="float64")
+    x = rng.normal(3.0, 2.0, (5, 4))
+    y, _ = kept.forward(x)
+    z, none = left.forward(x, cache=False)
+    assert none is None
+    np.testing.assert_array_equal(y, z)
+    np.testing.assert_array_equal(kept.running_var, left.running_var)
 
 
 @pytest.mark.parametrize("make", [LayerNorm, RMSNorm, BatchNorm])

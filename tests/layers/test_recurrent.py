@@ -137,7 +137,7 @@ def test_gradient_through_dropout(kind, xp, rng):
 def test_dropout_is_between_the_layers_while_training(kind, xp, rng):
     layer = build(kind, xp, rng, num_layers=2, dropout=0.5)
     x = xp.asarray(rng.normal(size=(B, T, I)))
-    (inference, _), cache = layer.forward(x, train=False)
+    (inference, _), cache = layer.forward(x, train=False, cache=False)
     assert cache is None
     (trained, _), _ = layer.forward(x, rng=np.random.default_rng(1))
     (again, _), _ = layer.forward(x, rng=np.random.default_rng(1))
@@ -146,7 +146,7 @@ def test_dropout_is_between_the_layers_while_training(kind, xp, rng):
     with pytest.raises(ValueError, match="rng"):
         layer.forward(x)
     single = build(kind, xp, rng, dropout=0.5)  # no layer follows the only one: nothing is dropped, nothing drawn
-    close(single.forward(x)[0][0], single.forward(x, train=False)[0][0], xp, atol=0)
+    close(single.forward(x)[0][0], single.forward(x, train=False, cache=False)[0][0], xp, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,7 +156,7 @@ def test_one_position_at_a_time(kind, xp, rng):
     x, state = xp.asarray(rng.normal(size=(B, T, I))), None
     (y, final), _ = layer.forward(x)
     for t in range(T):
-        (part, state), _ = layer.forward(x[:, t : t + 1], state, train=False)
+        (part, state), _ = layer.forward(x[:, t : t + 1], state, train=False, cache=False)
         close(part, y[:, t : t + 1], xp)
     for got, want in zip(parts_of(state), parts_of(final), strict=True):
         close(got, want, xp)

@@ -92,7 +92,7 @@ def test_work_below_the_last_trained_layer_is_not_done(norm_first, rng, monkeypa
 def test_step_equals_forward(name, rng, xp):
     layer = make(TransformerEncoderBlock, "float64", **SETTINGS[name]).to(xp.module)
     x = xp.asarray(rng.normal(size=(2, 6, 8)))
-    want, _ = layer.forward(x, causal=True, train=False)
+    want, _ = layer.forward(x, causal=True, train=False, cache=False)
     past, got = None, []
     for piece in (x[:, :3], x[:, 3:4], x[:, 4:]):
         y, past = layer.step(piece, past)
@@ -103,14 +103,14 @@ def test_step_equals_forward(name, rng, xp):
 def test_decoder_is_causal_and_reads_its_memory(rng):
     layer = make(TransformerDecoderBlock, "float64")
     x, memory = rng.normal(size=(1, 4, 8)), rng.normal(size=(1, 3, 8))
-    y, _ = layer.forward(x, memory, train=False)
+    y, _ = layer.forward(x, memory, train=False, cache=False)
     later, other = x.copy(), memory.copy()
     later[:, 3] += 1
     other[:, 2] += 1
-    np.testing.assert_array_equal(layer.forward(later, memory, train=False)[0][:, :3], y[:, :3])
-    assert (layer.forward(x, other, train=False)[0] != y).all(axis=-1).all()
-    hidden, _ = layer.forward(x, other, memory_lengths=np.array([2]), train=False)
-    np.testing.assert_allclose(hidden, layer.forward(x, memory[:, :2], train=False)[0], atol=1e-14)
+    np.testing.assert_array_equal(layer.forward(later, memory, train=False, cache=False)[0][:, :3], y[:, :3])
+    assert (layer.forward(x, other, train=False, cache=False)[0] != y).all(axis=-1).all()
+    hidden, _ = layer.forward(x, other, memory_lengths=np.array([2]), train=False, cache=False)
+    np.testing.assert_allclose(hidden, layer.forward(x, memory[:, :2], train=False, cache=False)[0], atol=1e-14)
 
 
 @pytest.mark.parametrize(

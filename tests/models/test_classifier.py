@@ -31,16 +31,16 @@ def test_padding_changes_nothing(name, rng, xp):
     """Each text alone, unpadded, has the logits that it has in a padded batch, whatever the padding holds."""
     model, data = MAKERS[name](rng).to(xp.module), batch()
     padded = np.concatenate([data.ids, rng.integers(0, V, (3, 4))], axis=1)
-    got, _ = model.forward(xp.asarray(padded), lengths=xp.asarray(data.lengths), train=False)
+    got, _ = model.forward(xp.asarray(padded), lengths=xp.asarray(data.lengths), train=False, cache=False)
     for row, length in enumerate(data.lengths):
-        alone, _ = model.forward(xp.asarray(data.ids[row : row + 1, :length]), train=False)
+        alone, _ = model.forward(xp.asarray(data.ids[row : row + 1, :length]), train=False, cache=False)
         np.testing.assert_allclose(xp.to_numpy(got)[row], xp.to_numpy(alone)[0], rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_probabilities(classes, xp):
     model, data = make("bilstm-classifier", classes=classes).to(xp.module), batch(xp)
-    logits = xp.to_numpy(model.forward(data.ids, lengths=data.lengths, train=False)[0])
+    logits = xp.to_numpy(model.forward(data.ids, lengths=data.lengths, train=False, cache=False)[0])
     got = xp.to_numpy(model.probabilities(data.ids, data.lengths))
     assert logits.shape == (3, 1 if classes == 2 else 3) and got.shape == (3, classes)
     scores = np.concatenate([np.zeros((3, 1)), logits], axis=1) if classes == 2 else logits
@@ -75,10 +75,10 @@ def test_pooling_takes_what_it_says(xp):
 @pytest.mark.parametrize("name", ["lstm-classifier", "bilstm-classifier"])
 def test_last_is_the_final_state_of_each_direction(name):
     model, data = make(name), batch()
-    x, _ = model.backbone.embedding.forward(data.ids, train=False)
-    (_, (h, _)), _ = model.backbone.rnn.forward(x, lengths=data.lengths, train=False)
-    want, _ = model.head.forward(np.concatenate(list(h), axis=-1), train=False)
-    got, _ = model.forward(data.ids, lengths=data.lengths, train=False)
+    x, _ = model.backbone.embedding.forward(data.ids, train=False, cache=False)
+    (_, (h, _)), _ = model.backbone.rnn.forward(x, lengths=data.lengths, train=False, cache=False)
+    want, _ = model.head.forward(np.concatenate(list(h), axis=-1), train=False, cache=False)
+    got, _ = model.forward(data.ids, lengths=data.lengths, train=False, cache=False)
     np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
@@ -105,7 +105,7 @@ def test_backbone_of_a_language_model(rng):
     classifier = TextClassifier(language_model.backbone, 3, "mean", rng, dtype="float64")
     assert classifier.backbone is language_model.backbone and classifier.context == 6
     loss, cache = classifier.loss(batch(classes=3))
-    assert np.isfinite(loss) and classifier.backward(cache).keys() == classifier.parameters().keys()
+    assert np.isfinite(loss) and classifier.loss_backward(1.0, cache).keys() == classifier.parameters().keys()
 
 
 def test_wrong_options(rng):

@@ -25,7 +25,7 @@ def by_full_forwards(model, prompt, count, seed, **options):
     tokens, rng = list(prompt), np.random.default_rng(seed)
     for _ in range(count):
         seen = tokens if model.context is None else tokens[-model.context :]
-        logits, _ = model.forward(np.array([seen]), train=False)
+        logits, _ = model.forward(np.array([seen]), train=False, cache=False)
         tokens.append(sample(logits[0, -1], rng=rng, **options))
     return tokens[len(prompt) :]
 

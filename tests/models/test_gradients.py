@@ -12,8 +12,8 @@ from tests.layers.helpers import check_freezing
 from tests.models.tiny import CLASSIFIERS, MODELS, V, batch, make
 
 
-def check(model, data):
-    report = gradcheck.check_model(model, data, method="complex-step")
+def check(model, data, train=True):
+    report = gradcheck.check_model(model, data, train=train, method="complex-step")
     assert report.passed and report.max_rel_error <= 1e-11, report
 
 
@@ -33,6 +33,26 @@ def test_gradient_with_dropout(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_gradient_in_inference(name):
+    """A model is differentiated as it infers: nothing is drawn, although there is dropout and no generator."""
+    model, data = make(name, dropout=0.3), batch()
+    assert model.loss(data, train=False)[0] == make(name).loss(data)[0]
+    check(model, data, train=False)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_cache(name):
+    """cache=False keeps nothing and draws the same noise."""
+    model, data = make(name, dropout=0.3), batch()
+    loss, _ = model.loss(data, rng=np.random.default_rng(0))
+    logits, _ = model.forward(data.ids, rng=np.random.default_rng(0))
+    assert model.loss(data, cache=False, rng=np.random.default_rng(0)) == (loss, None)
+    again, none = model.forward(data.ids, cache=False, rng=np.random.default_rng(0))
+    assert none is None
+    np.testing.assert_array_equal(again, logits)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_library(name, xp):
     """A training step in float32 stays in the library and in float32, without a wait, and gives NumPy's numbers."""
 
@@ -41,8 +61,8 @@ def test_library(name, xp):
         data = batch() if library is np else batch(xp)
         with strict_cupy.no_sync() if xp.name == "strict" else contextlib.nullcontext():
             loss, cache = model.loss(data, rng=np.random.default_rng(0))
-            grads = model.backward(cache)
-            inference, none = model.loss(data, train=False)
+            grads = model.loss_backward(1.0, cache)
+            inference, none = model.loss(data, train=False, cache=False)
         assert none is None
         results = [loss, inference, *(grads[key] for key in model.parameters())]
         assert all(array.dtype == np.float32 for array in results)
@@ -55,7 +75,7 @@ def test_library(name, xp):
 @pytest.mark.parametrize("name", MODELS)
 def test_freezing(name):
     model, data = make(name), batch()
-    check_freezing(model, lambda: model.backward(model.loss(data)[1]))
+    check_freezing(model, lambda: model.loss_backward(1.0, model.loss(data)[1]))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -66,11 +86,13 @@ def test_bag_of_words(weighting, classes, rng, xp):
         array += rng.normal(size=array.shape)
     data = batch(classes=classes)
     check(model, data)
-    check_freezing(model, lambda: model.backward(model.loss(data)[1]))
+    check(model, data, train=False)
+    assert model.loss(data, cache=False) == (model.loss(data)[0], None)
+    check_freezing(model, lambda: model.loss_backward(1.0, model.loss(data)[1]))
     want = model.loss(data)[0]
     with strict_cupy.no_sync() if xp.name == "strict" else contextlib.nullcontext():
         loss, cache = model.to(xp.module, "float32").loss(batch(xp, classes=classes))
-        grads = model.backward(cache)
+        grads = model.loss_backward(1.0, cache)
     assert loss.dtype == np.float32 and all(g.dtype == np.float32 for g in grads.values())
     np.testing.assert_allclose(xp.to_numpy(loss), want, rtol=1e-5)
 
@@ -81,15 +103,17 @@ def test_backward_stops_below_the_last_trained_block(monkeypatch):
     _, cache = model.loss(batch())
     monkeypatch.setattr(model.backbone.blocks.children["0"], "backward", None)
     monkeypatch.setattr(model.backbone.embedding, "backward", None)
-    assert model.backward(cache).keys() == model.trainable().keys()
+    assert model.loss_backward(1.0, cache).keys() == model.trainable().keys()
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_frozen_backbone_is_a_fixed_extractor(name, monkeypatch):
-    """Training the head alone: no cache is made below it, no dropout drawn, no backward run."""
+    """Training the head alone: no cache is made below it and no backward run; noise is drawn as ever."""
     model = make(name, dropout=0.5)
+    trained, _ = model.loss(batch(), rng=np.random.default_rng(0))
     model.freeze("backbone.*")
-    _, cache = model.loss(batch(), rng=None)
+    loss, cache = model.loss(batch(), rng=np.random.default_rng(0))
+    assert loss == trained
     assert cache.logits.backbone is None
     monkeypatch.setattr(model.backbone, "backward", None)
-    assert model.backward(cache).keys() == {"head.weight", "head.bias"}
+    assert model.loss_backward(1.0, cache).keys() == {"head.weight", "head.bias"}

@@ -13,7 +13,7 @@ STEPS = """
 import resource, sys
 import numpy as np
 from minilm import threads
-from minilm.models import build
+from minilm.presets import build
 from minilm.optim import AdamW
 from minilm.text.batching import LanguageBatch
 from minilm.train.parallel import BatchGradients

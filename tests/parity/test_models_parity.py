@@ -7,8 +7,8 @@ import pytest
 
 from minilm.layers.attention import MultiHeadAttention
 from minilm.layers.transformer import TransformerDecoderBlock, TransformerEncoderBlock
-from minilm.models.presets import build
 from minilm.optim.adam import AdamW
+from minilm.presets import build
 from minilm.text.batching import ClassificationBatch, LanguageBatch
 
 torch = pytest.importorskip("torch")
@@ -188,7 +188,7 @@ def test_hundred_steps_follow_pytorch(preset):
         windows = text[starts[:, None] + np.arange(T + 1)]
         batch = LanguageBatch(windows[:, :-1], windows[:, 1:])
         loss, cache = model.loss(batch)
-        ours.accumulate(model.backward(cache))
+        ours.accumulate(model.loss_backward(1.0, cache))
         ours.step()
         theirs.zero_grad()
         logits = module(torch.from_numpy(batch.ids))
@@ -243,4 +243,4 @@ def test_classifiers(preset, bidirectional, kernel, rng):
     other = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels).double())
     other.backward()
     np.testing.assert_allclose(float(loss), other.item(), rtol=1e-12)
-    assert_same_gradients(module, model.backward(cache), rename)
+    assert_same_gradients(module, model.loss_backward(1.0, cache), rename)

@@ -178,7 +178,7 @@ def test_acl_imdb_folder(write, tmp_path):
     assert [label for _, label in pairs(load_labelled(root, split="test"))] == ["neg", "pos"]
     assert len(load_labelled(root)) == 4
     assert pairs(load_labelled(root / "test"))[1] == ("test/pos/3_8.txt end", "pos")
-    with pytest.raises(ValueError, match="is a folder and has no columns"):
+    with pytest.raises(ValueError, match="aclImdb has no columns to choose"):
         load_labelled(root, label_column="label")
 
 

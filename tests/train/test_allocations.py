@@ -19,7 +19,7 @@ SCRIPT = """
 import ctypes, json, sys
 import numpy as np
 from minilm import reference, threads
-from minilm.models import build
+from minilm.presets import build
 from minilm.text.batching import LanguageBatch
 from minilm.train import TrainingOptions
 from minilm.train.loop import train

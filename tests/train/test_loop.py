@@ -134,10 +134,10 @@ def test_micro_batches_draw_different_dropout():
     model, seen = Toy(), []
     loss = model.loss
 
-    def spied(batch, *, train, rng=None):
+    def spied(batch, *, train=True, cache=True, rng=None):
         if train:
             seen.append(rng.bit_generator.state["state"]["state"])
-        return loss(batch, train=train, rng=rng)
+        return loss(batch, train=train, cache=cache, rng=rng)
 
     model.loss = spied
     train(model, toy_data(2), TrainingOptions(**FEW, micro_batches=2), progress=False)
@@ -156,9 +156,9 @@ class Poisoned(Toy):
         super().__init__(**options)
         self.step, self.name, self.value, self.calls = step, name, value, 0
 
-    def backward(self, cache, dloss=1.0):
+    def loss_backward(self, dloss, cache):
         self.calls += 1
-        grads = super().backward(cache, dloss)
+        grads = super().loss_backward(dloss, cache)
         if self.calls == self.step:
             grads[self.name].reshape(-1)[:1] = self.value
         return grads

@@ -10,7 +10,7 @@ from minilm.layers.embedding import Embedding
 from minilm.layers.linear import Linear
 from minilm.layers.normalization import BatchNorm
 from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
-from minilm.train.data import LanguageData
+from minilm.tasks.language_modelling import LanguageData
 
 V, C = 7, 5  # vocabulary, channels
 
@@ -27,12 +27,12 @@ class Toy(Layer):
         self.children["dropout"] = Dropout(dropout)
         self.children["head"] = Linear(C, V, rng=rng, dtype=dtype)
 
-    def loss(self, batch, *, train=True, rng=None):
-        logits, caches = chain_forward(self.children, batch.ids, train=train, rng=rng)
-        loss, loss_cache = cross_entropy(logits, batch.targets, cache=train)
-        return loss, (caches, loss_cache) if train else None
+    def loss(self, batch, *, train=True, cache=True, rng=None):
+        logits, caches = chain_forward(self.children, batch.ids, train=train, cache=cache, rng=rng)
+        loss, loss_cache = cross_entropy(logits, batch.targets, cache=cache)
+        return loss, (caches, loss_cache) if cache else None
 
-    def backward(self, cache, dloss=1.0):
+    def loss_backward(self, dloss, cache):
         caches, loss_cache = cache
         return chain_backward(self.children, cross_entropy_backward(dloss, loss_cache), caches, need_dx=False)[1]
 

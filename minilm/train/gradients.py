@@ -25,7 +25,7 @@ from minilm.layers.base import Gradients, Layer
 from minilm.layers.normalization import BatchNorm
 from minilm.layers.recurrent import Recurrent
 from minilm.memory import MemoryPool
-from minilm.train.data import terms_of
+from minilm.train.data import batch_rows
 
 # What each thread gets at least. The interpreter runs one thread at a time: between short calls threads wait in turn.
 MINIMUM_NUMBERS = 1 << 18  # in an activation, tokens times width
@@ -37,7 +37,7 @@ class BatchGradients:
 
     def __init__(self, model: Layer) -> None:
         self.model = model
-        self.arenas: list[MemoryPool] = [MemoryPool()]
+        self.pools: list[MemoryPool] = [MemoryPool()]
         layers = [layer for _, layer in model.walk()]
         self.divisible = not any(isinstance(layer, BatchNorm) for layer in layers)
         self.width = max((min(p.shape) for p in model.parameters().values() if p.ndim == 2), default=0)
@@ -47,17 +47,17 @@ class BatchGradients:
         """weight · loss, and the gradients of that, whose sum over the list is the batch's. `seed` is for dropout."""
         pieces = self._pieces(batch)
         if len(pieces) == 1:
-            with self.arenas[0]:
+            with self.pools[0]:
                 loss, grads = self._differentiate(batch, weight, seed)
             return loss, [grads]
-        while len(self.arenas) < len(pieces):
-            self.arenas.append(MemoryPool())
-        parts = [_rows(batch, *piece) for piece in pieces]
-        terms = [terms_of(part) for part in parts]
+        while len(self.pools) < len(pieces):
+            self.pools.append(MemoryPool())
+        parts = [part for part in (batch_rows(batch, *piece) for piece in pieces) if part.terms]
+        terms = [part.terms for part in parts]
 
         def work(first: int, last: int) -> tuple[Array, Gradients]:
             (number,) = range(first, last)
-            with self.arenas[number]:
+            with self.pools[number]:
                 return self._differentiate(parts[number], weight * terms[number] / sum(terms), (*seed, number))
 
         results = threads.spread(work, len(parts))
@@ -75,10 +75,5 @@ class BatchGradients:
     def _differentiate(self, batch: Any, weight: float, seed: tuple[int, ...]) -> tuple[Array, Gradients]:
         # numbers that are not finite are found by the caller and reported once, by name
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            loss, cache = self.model.loss(batch, train=True, rng=generator(*seed))
-            return loss * weight, self.model.backward(cache, weight)
-
-
-def _rows(batch: Any, start: int, stop: int) -> Any:
-    """Some rows of a batch (a NamedTuple of arrays that share their first axis)."""
-    return batch._replace(**{name: value[start:stop] for name, value in batch._asdict().items()})
+            loss, cache = self.model.loss(batch, rng=generator(*seed))
+            return loss * weight, self.model.loss_backward(weight, cache)

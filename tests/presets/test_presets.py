@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from minilm.models.presets import OPTIONS, PRESETS, build, find_preset
-from minilm.models.summary import describe, num_parameters
-from tests.models.tiny import MODELS, V, batch, make
+from minilm.models import describe, num_parameters
+from minilm.presets import PRESETS, ModelConfig, build, find_preset
+from minilm.train import TrainingOptions
+from tests.models.tiny import MODELS, V, batch, configure, make
 
 
 def lstm(inputs, hidden, layers=1, directions=1):
@@ -34,18 +35,22 @@ def test_sizes_are_those_of_the_sources():
     assert {name: num_parameters(build(name, vocab_size=65)) for name in PRESETS} == SIZES
 
 
-def test_every_option_is_documented():
-    used = {option for preset in PRESETS.values() for option in preset.model}
-    assert used == OPTIONS.keys()
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_option_is_documented(name):
+    preset = PRESETS[name]
+    options = {option: default for option, default, meaning in preset.options() if meaning}
+    assert options.keys() == {option for option, _, _ in preset.options()}
+    assert options.items() >= preset.model.items()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_config_rebuilds_the_model(name):
-    model = make(name, seed=3)
-    again = build(**json.loads(json.dumps(model.config)))
-    want = model.state()
-    assert again.state().keys() == want.keys() and again.config == model.config
-    for key, array in again.state().items():
+    config = configure(name, seed=3)
+    again = ModelConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert again == config
+    want, state = config.build().state(), again.build().state()
+    assert state.keys() == want.keys()
+    for key, array in state.items():
         assert array.dtype == "float64"
         np.testing.assert_array_equal(array, want[key])
 
@@ -53,7 +58,6 @@ def test_config_rebuilds_the_model(name):
 def test_bag_of_words():
     model = build("bag-of-words", vocab_size=V, classes=3, weighting="count")
     assert model.weighting == "count" and model.weight.shape == (V, 3)
-    assert build(**json.loads(json.dumps(model.config))).config == model.config
 
 
 def test_seeds_differ():
@@ -76,16 +80,18 @@ def test_training_options_name_how_long():
         assert ("steps" in preset.training) != ("epochs" in preset.training)
         assert preset.training["optimizer"] in ("adam", "adamw") and preset.training["batch_size"] > 0
         json.dumps(preset._asdict())
+        TrainingOptions(**preset.training)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("gtp", {}, "did you mean 'gpt'.*bilstm-classifier"),
-        ("zzz", {}, "unknown; known are .*conv-lstm-classifier"),
-        ("gpt", {"layer": 3}, "did you mean 'layers'.*activation"),
+        ("gtp", {}, "did you mean gpt.*bilstm-classifier"),
+        ("zzz", {}, "unknown; choose .*conv-lstm-classifier"),
+        ("gpt", {"layer": 3}, "did you mean layers.*activation"),
         ("gpt", {"bidirectional": True}, "option of gpt 'bidirectional' is unknown"),
-        ("lstm-lm", {"bidirectional": True}, "unknown"),
+        ("lstm-lm", {"bidirectional": True}, "sees later tokens"),
+        ("gpt", {"causal": False}, "sees later tokens"),
         ("gpt", {"width": -128}, "width is -128"),
         ("gpt", {"layers": 0}, "layers is 0"),
         ("gpt", {"layers": 2.0}, "layers is 2.0"),
@@ -105,6 +111,8 @@ def test_training_options_name_how_long():
         ("gpt", {"positions": "rotary", "width": 12}, "head size 3 must be even"),
         ("lstm-lm", {"cell": "elman"}, "gru"),
         ("lstm-lm", {"heads": -1}, "heads is -1"),
+        ("bag-of-words", {"pooling": "max"}, "no hidden vectors for max pooling"),
+        ("lstm-classifier", {"labels": ("good", "good")}, "2 different labels, got good, good"),
         ("lstm-lm", {"positions": "alibi"}, "set heads"),
         ("lstm-lm", {"tied": True}, "tied=False"),
         ("attention-lstm-lm", {"heads": 7}, "multiple of the number of heads, 7"),
@@ -115,7 +123,7 @@ def test_training_options_name_how_long():
         ("lstm-classifier", {"embedding_bound": -1}, "embedding_bound is -1"),
         ("lstm-classifier", {"positions": "learned"}, "context"),
         ("gpt", {"vocab_size": 0}, "vocab_size is 0"),
-        ("lstm-classifier", {"classes": 1}, "classes is 1"),
+        ("lstm-classifier", {"classes": 1}, "at least 2 different labels, got 0"),
         ("gpt", {"seed": -1}, "seed is -1"),
         ("gpt", {"dtype": "float16"}, "float32"),
     ],

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from minilm import threads
-from minilm.models import build
+from minilm.presets import build
 from minilm.text.batching import ClassificationBatch, LanguageBatch
-from minilm.train import TrainingOptions, parallel, train
-from minilm.train.parallel import BatchGradients
+from minilm.train import TrainingOptions, gradients, train
+from minilm.train.gradients import BatchGradients
 from tests.train.toy import Toy, toy_data
 
 
@@ -42,8 +42,8 @@ def test_the_sum_over_threads_is_the_gradient(preset, number, rng, monkeypatch):
     options, draw = MODELS[preset]
     model = build(preset, vocab_size=20, dtype="float64", **options)
     batch = draw(rng)
-    monkeypatch.setattr(parallel, "MINIMUM_STATE", 1)
-    monkeypatch.setattr(parallel, "MINIMUM_NUMBERS", 1)
+    monkeypatch.setattr(gradients, "MINIMUM_STATE", 1)
+    monkeypatch.setattr(gradients, "MINIMUM_NUMBERS", 1)
     with threads.limit(1):
         loss, (grads,) = BatchGradients(model)(batch, 0.5)
     with threads.limit(number):
@@ -55,7 +55,7 @@ def test_the_sum_over_threads_is_the_gradient(preset, number, rng, monkeypatch):
 
 
 def test_rows_that_share_statistics_stay_together(rng, monkeypatch):
-    monkeypatch.setattr(parallel, "MINIMUM_NUMBERS", 1)
+    monkeypatch.setattr(gradients, "MINIMUM_NUMBERS", 1)
     with threads.limit(2):
         _, parts = BatchGradients(Toy(norm=True))(language_batch(rng, V=7))
         assert len(parts) == 1
@@ -81,7 +81,7 @@ def test_what_is_too_small_for_all_threads_is_one_part(rng):
 def test_the_same_number_of_threads_trains_to_the_same_bits(monkeypatch):
     """Dropout included: each part draws from a generator of its own."""
 
-    monkeypatch.setattr(parallel, "MINIMUM_NUMBERS", 1)
+    monkeypatch.setattr(gradients, "MINIMUM_NUMBERS", 1)
 
     def run(number):
         model = build("gpt", vocab_size=20, layers=1, heads=1, width=8, context=64, dropout=0.2)
@@ -104,7 +104,7 @@ class LongData:
 
 
 def test_nan_in_one_part_is_told(monkeypatch):
-    monkeypatch.setattr(parallel, "MINIMUM_NUMBERS", 1)
+    monkeypatch.setattr(gradients, "MINIMUM_NUMBERS", 1)
     model = Toy(norm=False)
     model.head.params["weight"][:] = np.nan
     with threads.limit(2), pytest.raises(ValueError, match="step 1"):

@@ -10,9 +10,9 @@ import pytest
 from minilm.backend import array_namespace
 from minilm.layers.base import Layer
 from minilm.layers.embedding import Embedding
+from minilm.tasks.classification import ClassificationData, evaluate_classifier
+from minilm.tasks.language_modelling import LanguageData, evaluate_language_model
 from minilm.text.batching import BucketSampler
-from minilm.train.data import ClassificationData, LanguageData
-from minilm.train.evaluation import evaluate_classifier, evaluate_language_model
 from tests.train.toy import Toy, V, toy_tokens
 
 
@@ -23,9 +23,9 @@ class Mean(Layer):
         super().__init__()
         self.children["embedding"] = Embedding(V, classes, rng=np.random.default_rng(8))
 
-    def forward(self, ids, *, lengths=None, train=True, rng=None):
-        assert not train
-        rows, _ = self.embedding.forward(ids, train=False)  # (B, T, K)
+    def forward(self, ids, *, lengths=None, train=True, cache=True, rng=None):
+        assert not train and not cache
+        rows, _ = self.embedding.forward(ids, train=False, cache=False)  # (B, T, K)
         inside = array_namespace(ids).arange(ids.shape[1]) < lengths[:, None]  # (B, T)
         return (rows * inside[:, :, None].astype(rows.dtype)).sum(axis=1) / lengths[:, None].astype(rows.dtype), None
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from minilm.train.metrics import (
+from minilm.tasks.metrics import (
     ClassificationReport,
     accuracy,
     confusion_matrix,
