@@ -28,7 +28,7 @@ import numpy as np
 
 from minilm.adapt import LoRALinear
 from minilm.gradcheck import Report, check_laws, gradcheck
-from minilm.layers import Linear
+from minilm.layers import Linear, bind
 from minilm.ops import cross_entropy, linear
 from minilm.text.kjv import BOOKS, kjv_verses
 
@@ -84,8 +84,8 @@ def difference_from_the_layer(seed: int = 0) -> float:
     own = layer.parameters()
     y, cache = lora(x, own["base.weight"], own["lora_A"], own["lora_B"], scale=1.0 / 2)
     dx, _, da, db = lora_backward(dy, cache)
-    layer_y, layer_cache = layer.forward(x)
-    layer_dx, grads = layer.backward(dy, layer_cache)
+    layer_y, backward = bind(layer, x)
+    layer_dx, grads = backward(dy)
     pairs = (y, layer_y), (dx, layer_dx), (da, grads["lora_A"]), (db, grads["lora_B"])
     return max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
 
