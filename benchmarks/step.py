@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.kernel_times import Times, measure
 from minilm.backend import resolve_device
 from minilm.kernels.check.records import FAILED, PASSED, Record, say
-from minilm.models import build
 from minilm.optim import AdamW
+from minilm.presets import build
 from minilm.text.batching import LanguageBatch
 
 SHOWN = 12  # kernels of a step, the longest ones

@@ -132,7 +132,7 @@ class Refuse:
         if name.partition(".")[0] == "cupy":
             sys.exit("cupy was imported")
 sys.meta_path.insert(0, Refuse())
-import minilm.adapt, minilm.gradcheck, minilm.kernels.cpu, minilm.models.presets
+import minilm.adapt, minilm.gradcheck, minilm.kernels.cpu, minilm.presets
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

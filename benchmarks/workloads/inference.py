@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.peers import pytorch
 from benchmarks.variants import Setting, Workload, call, definition, recycling
-from minilm.models import build
 from minilm.models.transformer_backbone import TransformerBackbone
+from minilm.presets import build
 
 
 def bert_encode(setting: Setting, layers: int = 6, width: int = 384, heads: int = 12, T: int = 128, B: int = 8):

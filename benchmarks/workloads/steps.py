@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.peers import jax_models, pytorch
 from benchmarks.variants import Setting, Variant, Workload, call, definition
-from minilm.models import build
 from minilm.optim import AdamW
+from minilm.presets import build
 from minilm.text.batching import ClassificationBatch, LanguageBatch
 
 Peer = Callable[..., Variant]

@@ -6,9 +6,8 @@ import argparse
 import json
 import sys
 
+from minilm import runs
 from minilm.cli import options
-from minilm.train import recipes
-from minilm.train.runs import CLASSIFICATION, open_run
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -26,11 +25,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    trained = open_run(arguments.directory, device=arguments.device, task=CLASSIFICATION)
+    trained = runs.open_run(arguments.directory, device=arguments.device, task="classification")
     texts = arguments.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise ValueError("no text was given; pass TEXT arguments or lines on standard input")
-    for text, probabilities in zip(texts, recipes.predict(trained, texts), strict=True):
+    for text, probabilities in zip(texts, runs.predict(trained, texts), strict=True):
         best = max(probabilities, key=probabilities.__getitem__)
         if arguments.json:
             print(json.dumps({"text": text, "label": best, "probabilities": probabilities}, ensure_ascii=False))

@@ -32,6 +32,11 @@ def is_generator(value: Any) -> bool:
     return hasattr(value, "random") and (hasattr(value, "bit_generator") or hasattr(value, "standard_normal"))
 
 
+def has_state(value: Any) -> bool:
+    """True for what its text does not make again: a generator, and whatever holds an array."""
+    return is_generator(value) or any(True for _ in leaves(value))
+
+
 def rebuild(like: Any, children: list[Any]) -> Any:
     """A tuple, NamedTuple or list of the type of `like`."""
     return type(like)(*children) if hasattr(like, "_fields") else type(like)(children)

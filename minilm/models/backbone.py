@@ -7,10 +7,18 @@ hidden, state = backbone.step(ids, state)                                       
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from minilm.backend import Array
 from minilm.layers.base import Layer
+
+
+class Architecture(NamedTuple):
+    """One kind of backbone, and the dataclass of its options."""
+
+    options: type
+    backbone: Callable[..., Backbone]  # (vocab_size, **options, rng=..., dtype=...)
 
 
 class Backbone(Layer):
@@ -19,6 +27,7 @@ class Backbone(Layer):
     vocab_size: int
     width: int  # C of hidden
     bidirectional = False  # True where the hidden vector of a token depends on later tokens
+    bias = True  # whether linear maps have one, a head's included
     directions = 1  # 2 where hidden is [left to right, right to left], halves of equal width
     context: int | None = None  # the longest text, None where there is no limit
 
@@ -29,6 +38,12 @@ class Backbone(Layer):
         state given is not changed. Raises ValueError where the model needs to see later tokens.
         """
         raise ValueError(f"{type(self).__name__} can't continue a text token by token")
+
+    def classifier(self, classes: int, pooling: str | None, *, rng: Any, dtype: str = "float32") -> Layer:
+        """A classifier of texts on this backbone, with a new head drawn from `rng`. pooling None: "mean"."""
+        from minilm.models.classifier import TextClassifier  # it stands on backbones
+
+        return TextClassifier(self, classes, pooling or "mean", rng=rng, dtype=dtype)
 
     def _check(self, ids: Array, offset: int = 0) -> None:
         """ids must be integers (B, T) that end within the context."""
