@@ -56,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="the whole way in some two minutes: pretrain, write, fine-tune, compare",
         description="Pretrain a small GPT on the shipped King James text, show what it writes, and fine-tune it to "
         "tell verses of the Old Testament from those of the New, from the head alone to all parameters; against "
-        "logistic regression on a bag of words. Needs this package alone; plots are written where matplotlib is installed.",
+        "logistic regression on a bag of words. Needs this package alone; plots are written where matplotlib is there.",
     )
     parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps: under 40 seconds")
     parser.add_argument(

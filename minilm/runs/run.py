@@ -67,15 +67,13 @@ def best_checkpoint(directory: str | Path) -> Checkpoint:
     raise ValueError(f"{directory} has no checkpoint yet; continue its training with --resume")
 
 
-def open_run(directory: str | Path, *, device: str = "auto", task: str | None = None) -> Run:
+def open_run(directory: str | Path, *, device: str = "auto") -> Run:
     """Load a run's tokenizer, and its model on `device` with the weights of the best checkpoint (else the last).
 
-    Raises ValueError for a directory, file or `task` (the name of one) that does not fit.
+    Raises ValueError for a directory or file that does not fit.
     """
     directory = Path(directory)
     config = RunConfig.load(directory)
-    if task is not None and config.task.name != task:
-        raise ValueError(f"{directory} is a {config.task.name} run, but this needs a {task} run")
     xp = resolve_device(device)
     tokenizer = load_tokenizer(directory / TOKENIZER)
     checkpoint = best_checkpoint(directory)

