@@ -23,7 +23,7 @@ def _step(
 
     The learning rate is 0, so that the weights stay, and every run is the same.
     """
-    from minilm.train.parallel import BatchGradients  # here: the other workloads need nothing but NumPy
+    from minilm.train.gradients import BatchGradients  # here: the other workloads need nothing but NumPy
 
     batch = batch._replace(**{key: setting.share(setting.xp.array(value)) for key, value in batch._asdict().items()})
     peers = {}  # they copy the weights, while these are on the host
