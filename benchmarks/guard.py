@@ -110,8 +110,8 @@ def _record(arguments: argparse.Namespace) -> int:
 def merged(older: Sequence[TimedRun], new: TimedRun) -> list[TimedRun]:
     """The older runs without the workloads that were measured anew, and the new run."""
     again = {row.workload for row in new.rows}
-    kept = [run._replace(rows=[row for row in run.rows if row.workload not in again]) for run in older]
-    return [*(run for run in kept if run.rows), new]
+    others = [run._replace(rows=[row for row in run.rows if row.workload not in again]) for run in older]
+    return [*(run for run in others if run.rows), new]
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -257,11 +257,11 @@ def _number(value: float | None, form: str) -> str:
 
 def as_text(table: Sequence[Sequence[str]], left: int = 2) -> str:
     """Columns side by side, the first `left` to the left; columns without a number are left out."""
-    kept = [c for c in range(len(table[0])) if any(row[c] for row in table[1:])]
-    widths = {c: max(len(row[c]) for row in table) for c in kept}
+    shown = [c for c in range(len(table[0])) if any(row[c] for row in table[1:])]
+    widths = {c: max(len(row[c]) for row in table) for c in shown}
     lines = []
     for row in table:
-        lines.append("  ".join(row[c].ljust(widths[c]) if c < left else row[c].rjust(widths[c]) for c in kept))
+        lines.append("  ".join(row[c].ljust(widths[c]) if c < left else row[c].rjust(widths[c]) for c in shown))
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 

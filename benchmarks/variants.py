@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -174,23 +175,19 @@ class Setting(NamedTuple):
 
     def jax(self) -> Any:
         """JAX, or None: it is compared in float32 on the CPU."""
-        if "jax" not in self.peers or self.xp is not np or self.dtype != "float32":
-            return None
-        try:
-            import jax
-        except ImportError:
-            return None
-        return jax
+        return self._float32_on_the_cpu("jax")
 
     def gensim(self) -> Any:
         """gensim, or None; its arithmetic is float32 on the CPU."""
-        if "gensim" not in self.peers or self.xp is not np or self.dtype != "float32":
+        return self._float32_on_the_cpu("gensim")
+
+    def _float32_on_the_cpu(self, peer: str) -> Any:
+        if peer not in self.peers or self.xp is not np or self.dtype != "float32":
             return None
         try:
-            import gensim
+            return importlib.import_module(peer)
         except ImportError:
             return None
-        return gensim
 
 
 def arrays_in(value: Any) -> list[Any]:

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from minilm.checks import one_of
-
 Array = Any  # numpy.ndarray or cupy.ndarray: the two share no base class
 
 DTYPES = ("float32", "float64")
@@ -94,7 +92,9 @@ def resolve_device(device: str = "auto") -> ModuleType:
 
     "auto" is cupy where it is installed and sees a device, else numpy. "cuda" raises ValueError where that fails.
     """
-    if one_of("device", device, ("auto", "cpu", "cuda")) == "cpu":
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device {device!r} is unknown; choose auto, cpu or cuda")
+    if device == "cpu":
         return np
     try:
         cupy = importlib.import_module("cupy")

@@ -118,7 +118,7 @@ def generate(torch: Any, model: Any, prompt: Any, tokens: Any, device: str) -> V
     C, heads = leaves["backbone.embedding.weight"].shape[1], model.backbone.blocks.children["0"].self_attn.heads
     layers, length = len(model.backbone.blocks.children), prompt.shape[1]
     like = leaves["backbone.embedding.weight"]
-    kept = like.new_zeros(layers, 2, 1, heads, length + tokens.shape[1], C // heads)  # keys and values of each layer
+    past = like.new_zeros(layers, 2, 1, heads, length + tokens.shape[1], C // heads)  # keys and values of each layer
 
     def affine(x: Any, name: str) -> Any:
         return F.linear(x, leaves[f"backbone.{name}.weight"], leaves[f"backbone.{name}.bias"])
@@ -134,7 +134,7 @@ def generate(torch: Any, model: Any, prompt: Any, tokens: Any, device: str) -> V
             block = f"blocks.{number}"
             qkv = affine(norm(x, f"{block}.norm1"), f"{block}.self_attn.in_proj")
             q, k, v = (part.view(1, -1, heads, C // heads).transpose(1, 2) for part in qkv.split(C, dim=2))
-            keys, values = kept[number]
+            keys, values = past[number]
             keys[:, :, start:stop], values[:, :, start:stop] = k, v
             y = F.scaled_dot_product_attention(
                 q, keys[:, :, :stop], values[:, :, :stop], is_causal=start == 0 and stop > 1

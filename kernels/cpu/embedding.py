@@ -1,4 +1,4 @@
-"""The gradient of an embedding by occurrences.
+"""The gradient of an embedding by rounds.
 
 Differs from the definition, whose tournament moves every row log₂ N times because a GPU may not be asked how often an
 id repeats. Here that is known: the rows of first occurrences are written to the table in one go, those of second

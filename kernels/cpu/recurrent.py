@@ -146,7 +146,7 @@ def _place(y: np.ndarray, rows: np.ndarray, order: Order) -> None:
 
 
 def spread_gradients(run: Run, dy: np.ndarray | None, dfinal: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
-    """The gradients that reach each state from outside the recurrence, (T + 1, H, B): dy its own, dfinal the last."""
+    """What reaches each state from outside the recurrence, (T + 1, H, B): dy its own, dfinal the last."""
     dstates, lengths = empty(run.states.shape, dtype), run.order.lengths
     dstates[0] = 0
     dstates[1:] = 0 if dy is None else _ordered(dy, run.order).transpose(0, 2, 1)

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 
 from minilm.backend import Array, array_namespace
-from minilm.checks import one_of
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.instances import Instance
 from minilm.kernels.cuda.rows import (
@@ -80,7 +79,8 @@ def cross_entropy(
     contiguous, options and shapes that don't fit, and a target that is no class (on a GPU asking would wait for the
     device: there the loss and the row's gradient become NaN).
     """
-    one_of("cross_entropy: reduction", reduction, REDUCTIONS)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"cross_entropy: reduction {reduction!r} is unknown; choose one of {', '.join(REDUCTIONS)}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing = {label_smoothing}, expected a number in [0, 1]")
     xp = array_namespace(logits, targets, class_weights)
@@ -155,19 +155,16 @@ def _checked_targets(logits: Array, targets: Array, ignore_index: int) -> Array:
     """The targets (rows,) as 64-bit integers."""
     V = logits.shape[-1]
     if targets.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"cross_entropy: logits {logits.shape} and targets {targets.shape} do not fit; expected (..., V) and (...)"
-        )
+        raise ValueError(f"cross_entropy: logits {logits.shape} and targets {targets.shape} do not fit; "
+                         "expected (..., V) and (...)")  # fmt: skip
     if targets.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: targets have dtype {targets.dtype}, expected integers: class numbers")
     targets = targets.reshape(-1).astype(np.int64)  # (rows,)
     if isinstance(targets, np.ndarray):
         invalid = ((targets < 0) | (targets >= V)) & (targets != ignore_index)
         if invalid.any():
-            raise ValueError(
-                f"cross_entropy: target {targets[invalid][0]} is out of range for V = {V} classes "
-                f"(and is not ignore_index = {ignore_index})"
-            )
+            raise ValueError(f"cross_entropy: target {targets[invalid][0]} is out of range for V = {V} classes "
+                             f"(and is not ignore_index = {ignore_index})")  # fmt: skip
     return targets
 
 

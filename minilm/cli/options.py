@@ -88,9 +88,10 @@ def given(arguments: argparse.Namespace, kinds: Iterable[type]) -> dict[str, Any
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """What the tasks want to know about their data."""
-    for task in TASKS.values():
-        add_fields(parser.add_argument_group(f"data of {task.name}: {task.summary}"), [task.options])
+    """What the tasks want to know about their data: a group for each kind of it, which several tasks may share."""
+    for kind in dict.fromkeys(task.options for task in TASKS.values()):
+        names = [task.name for task in TASKS.values() if task.options is kind]
+        add_fields(parser.add_argument_group(f"data of {', '.join(names)}"), [kind])
 
 
 def add_methods(parser: argparse.ArgumentParser) -> None:

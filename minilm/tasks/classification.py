@@ -63,8 +63,12 @@ class Classification(Task):
     predicts = later_texts = True
     held_out = "the test texts"
 
+    def labelled(self, source: str, split: str | None, options: ClassificationOptions) -> LabelledTexts:
+        """The texts of a source to train on or to test on; None: all."""
+        return load_labelled(source, split=split, **options.columns)
+
     def read(self, sources: Sequence[str], options: ClassificationOptions, seed: int) -> TrainingTexts:
-        texts = load_labelled(one_source(sources), split="train", **options.columns)
+        texts = self.labelled(one_source(sources), "train", options)
         if options.max_examples is not None and options.max_examples < len(texts):
             texts = train_validation_split(texts, options.max_examples / len(texts), seed)[1]
         return TrainingTexts(*train_validation_split(texts, HELD_OUT, seed))
@@ -95,9 +99,9 @@ class Classification(Task):
         own, labels = setting.sources[0], setting.model.head.labels
         source = own if sources is None else one_source(sources)
         if own in (source, str(Path(source).resolve())):
-            return load_labelled(own, split="test", **options.columns)
+            return self.labelled(own, "test", options)
         whole_file = Path(source).is_file()  # other sources say themselves which of their texts are for testing
-        texts = load_labelled(source, split=None if whole_file else "test", **options.columns)
+        texts = self.labelled(source, None if whole_file else "test", options)
         if texts.label_names != tuple(labels):
             raise ValueError(
                 f"{source} has the labels {', '.join(texts.label_names)}; the run knows {', '.join(labels)}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import minilm.adapt
-from minilm.adapt import LoRALinear, LoRAWeights, apply_lora, full, head_only
+from minilm.adapt import LoRALinear, LoRAWeights, apply_lora
 from minilm.backend import generator
 from minilm.layers import LSTM, Conv1d, Linear
 from minilm.study.cases.case import Case, CaseTable, LayerCase, ModelCase, perturbed
@@ -17,14 +17,20 @@ from minilm.study.cases.models import CLASSIFIER, GPT, LSTM_LM, ModelCases
 
 
 class MethodCases:
-    """Makes the cases of one method: `case.model(label, preset, ...)`, `case.layer(label, layer, x)`."""
+    """Makes the cases of one method: `case.classifier(preset, **options)` and `case.layer(label, layer, *shape)`."""
 
     def __init__(self, name: str, seed: int) -> None:
         self.name, self.seed, self.rng = name, seed, generator(seed, 3)
         self.drawn: dict[str, Any] = {"rng": generator(seed, 4), "dtype": "float64"}
 
-    def model(self, label: str, preset: str, *args: Any, **options: Any) -> ModelCase:
-        return ModelCases(preset, self.seed)(label, *args, **options)
+    def classifier(self, preset: str, **options: Any) -> ModelCase:
+        """A classifier into which the method is installed as `minilm finetune` does it."""
+        method = minilm.adapt.METHODS[self.name]
+
+        def install(model: Any) -> None:
+            method.install(model, method.options(**options), generator(9))
+
+        return ModelCases(preset, self.seed)(preset, 3, **CLASSIFIER, adapt=install)
 
     def layer(self, label: str, layer: Any, *shape: int, **forward: Any) -> LayerCase:
         return LayerCase(label, perturbed(layer, self.seed), self.rng.standard_normal(shape), forward, self.seed)
@@ -35,13 +41,13 @@ METHODS = CaseTable("method", lambda: minilm.adapt.METHODS, MethodCases)
 
 @METHODS.of("full")
 def everything(case: MethodCases) -> Iterator[Case]:
-    yield case.model("lstm-classifier", "lstm-classifier", **CLASSIFIER, adapt=full)
+    yield case.classifier("lstm-classifier")
 
 
 @METHODS.of("head")
 def head(case: MethodCases) -> Iterator[Case]:
     for preset in ("lstm-classifier", "conv-lstm-classifier"):
-        yield case.model(preset, preset, 3, **CLASSIFIER, adapt=head_only)
+        yield case.classifier(preset)
 
 
 @METHODS.of("lora")
@@ -55,11 +61,7 @@ def low_rank(case: MethodCases) -> Iterator[Case]:
     adapted = tuple(name for name in stack.params if name.startswith("weight"))
     lengths = np.array([3, 1])
     yield case.layer("LoRAWeights of LSTM", LoRAWeights(stack, adapted, 2, rng=rng), 2, 3, 2, lengths=lengths)
-
-    def lora(model: Any, train: tuple[str, ...] = ()) -> None:
-        apply_lora(model, rank=2, alpha=4.0, targets=("backbone.*",), train=train, rng=generator(9))
-
-    yield case.model("gpt", "gpt", **GPT, adapt=lora)
-    yield case.model("lstm-lm", "lstm-lm", **LSTM_LM, adapt=lora)
-    head_too = partial(lora, train=("head.*",))
-    yield case.model("conv-lstm-classifier, its head whole", "conv-lstm-classifier", 3, **CLASSIFIER, adapt=head_too)
+    yield case.classifier("conv-lstm-classifier", rank=2, alpha=4.0, targets=("backbone.*",))
+    for preset, sizes in (("gpt", GPT), ("lstm-lm", LSTM_LM)):
+        lora = partial(apply_lora, rank=2, alpha=4.0, targets=("backbone.*",), rng=generator(9))
+        yield ModelCases(preset, case.seed)(preset, **sizes, adapt=lora)
