@@ -246,7 +246,8 @@ def apply_lora(
     The optimizer must be made afterwards. Raises ValueError, and changes nothing, for a pattern that matches nothing, a
     rank outside 1..min(Cout, Cin) of a matched weight, or options out of range.
     """
-    options = LoRAOptions(rank, alpha, targets, dropout)  # checks them
+    patterns = (targets,) if isinstance(targets, str) else tuple(targets)
+    options = LoRAOptions(rank, alpha, patterns, dropout)  # checks them
     refuse_adapted(model)
     trained = matching_parameters(model, (train,) if isinstance(train, str) else train)
     candidates = linear_maps(model)

@@ -52,7 +52,7 @@ class Site(NamedTuple):
     name: str
     parent: Layer
     key: str
-    layer: Layer
+    layer: Any  # a Layer: often a Wrapper, and which kind of either is for the asker to know
 
 
 class Merged(NamedTuple):

@@ -128,7 +128,7 @@ def _problem(
                 floating = is_array(value) and value.dtype.kind == "f" and not isinstance(value, np.generic)
                 return copied.astype(dtype) if floating and value.dtype != dtype else copied
 
-            if host is not None:
+            if name is not None and host is not None:
                 xp = array_namespace(arguments[name])
                 host = xp.asarray(host if host.dtype.kind == "c" else host.astype(dtype))
             results = host_copies(call_forward(forward, arguments.replaced(name, host, convert))[0])

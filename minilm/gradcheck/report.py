@@ -74,7 +74,7 @@ def call_text(function: str, *arguments: str, **options: Any) -> str:
 
 def _worst_of_each(rows: tuple[ReportRow, ...], limit: int = 20) -> tuple[list[ReportRow], int]:
     failed = [row for row in rows if not row.passed][:limit]
-    worst: dict[tuple[str, str], ReportRow] = {}
+    worst: dict[str, ReportRow] = {}  # by argument
     for row in rows:
         if row.passed and (row.argument not in worst or row.rel_error > worst[row.argument].rel_error):
             worst[row.argument] = row

@@ -70,8 +70,9 @@ def _leaves(tree: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Array]]
     if id(tree) in seen:
         return
     seen.add(id(tree))
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        children = [(f".{name}", child) for name, child in zip(tree._fields, tree, strict=True)]
+    names = getattr(tree, "_fields", None) if isinstance(tree, tuple) else None
+    if names is not None:  # a named tuple
+        children = [(f".{name}", child) for name, child in zip(names, tree, strict=True)]
     elif isinstance(tree, tuple | list):
         children = [(f"[{number}]", child) for number, child in enumerate(tree)]
     elif isinstance(tree, dict):

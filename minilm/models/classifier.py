@@ -61,6 +61,12 @@ class Classifier(Layer):
             raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
         self.classes = classes
 
+    def forward(
+        self, x: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
+    ) -> tuple[Array, Any]:
+        """logits (B, 1 or K), cache. x: ids (B, T); lengths (B,), tokens from there on are padding."""
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
     @property
     def outputs(self) -> int:
         """How many logits a text gets."""

@@ -113,7 +113,7 @@ class LanguageModel(Layer):
         """Cross-entropy in nats a token. batch.ids and batch.targets (B, T); targets of −100 don't count."""
         logits, caches = self.forward(batch.ids, train=train, cache=cache, rng=rng)
         loss, loss_cache = cross_entropy(logits, batch.targets, cache=cache)
-        return loss, (caches._replace(loss=loss_cache) if cache else None)
+        return loss, (None if caches is None else caches._replace(loss=loss_cache))
 
     def loss_backward(self, dloss: float | Array, cache: LanguageModelCache) -> Gradients:
         """The gradients of dloss · loss."""

@@ -53,7 +53,8 @@ def pretrain(preset: str, sources: Sources, out: str | Path, **options: Any) -> 
 
 def finetune(base: str | Path, sources: Sources, out: str | Path, **options: Any) -> Trained:
     """Train a classifier, or another `task`, on a run's backbone or on a preset. Options are those of `train`."""
-    return train(base, sources, out, **({"task": "classification"} | options))
+    options.setdefault("task", "classification")
+    return train(base, sources, out, **options)
 
 
 def train(
@@ -130,7 +131,8 @@ def resume(directory: str | Path, *, device: str = "auto", progress: bool = True
         load_base(model, _plain_state(config.base), "backbone.")
     trained_parameters, _ = trainable_report(model)
     options = config.training.for_data(data)
-    options = replace(options, warmup=min(options.warmup, options.steps // 10))  # a short run trains at full rate too
+    warmup = min(options.warmup, options.total_steps // 10)  # a short run trains at full rate too
+    options = replace(options, warmup=warmup)
     result = loop.train(model.to(xp), data, options, directory, resume=True, progress=progress)
     run = open_run(directory, device=device)
     return Trained(run, result, {} if result.interrupted else evaluate(run), trained_parameters)

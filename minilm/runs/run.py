@@ -11,11 +11,10 @@ best.safetensors     weights at the best validation: what is used afterwards
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minilm.backend import resolve_device
 from minilm.checks import unknown
-from minilm.layers.base import Layer
 from minilm.presets import PRESETS
 from minilm.runs.config import CONFIG, RunConfig
 from minilm.tasks import Setting
@@ -32,7 +31,7 @@ class Run(NamedTuple):
     directory: Path
     config: RunConfig
     tokenizer: Tokenizer
-    model: Layer
+    model: Any  # a layer of the kind that the task builds
 
     @property
     def setting(self) -> Setting:

@@ -41,7 +41,7 @@ class ClassificationOptions:
         check_options(self)
 
     @property
-    def columns(self) -> dict[str, str | None]:
+    def columns(self) -> dict[str, Any]:
         return {"text_column": self.text_column, "label_column": self.label_column}
 
 
@@ -86,7 +86,7 @@ class Classification(Task):
         return ClassificationData(sampler, _sampler(setting, held_out, batch_size))
 
     def scores(
-        self, setting: Setting, model: Layer, sources: Sequence[str] | None, options: dict[str, Any], batch_size: int
+        self, setting: Setting, model: Any, sources: Sequence[str] | None, options: dict[str, Any], batch_size: int
     ) -> dict[str, Any]:
         """Loss, accuracy, precision, recall, F1 (of the second label where there are two, else macro), confusions."""
         texts = self._test_texts(setting, sources, replace(setting.options, **options))
@@ -176,9 +176,10 @@ class ClassificationData:
     def batch(self, step: int, micro: int = 0) -> ClassificationBatch:
         return self.train.batch(step, micro)
 
-    def validate(self, model: Layer) -> dict[str, float]:
+    def validate(self, model: Any) -> dict[str, float]:
         batches = (batch for batch, _ in self.validation.sequential(self.validation_batch_size))
         report = evaluate_classifier(model, batches)
+        assert report.loss is not None  # it is of logits
         return {"val_loss": report.loss, "val_accuracy": report.accuracy}
 
 

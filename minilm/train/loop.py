@@ -83,7 +83,7 @@ def train(
     session.start(resume)
     began = session.logged_at = time.perf_counter()
     bar = tqdm(
-        total=options.steps,
+        total=options.total_steps,
         initial=session.step,
         disable=not progress,
         file=sys.stderr,
@@ -92,12 +92,12 @@ def train(
     )
     try:
         with bar, _finish_on_interrupt() as interrupt:
-            while session.step < options.steps and not interrupt.is_set():
+            while session.step < options.total_steps and not interrupt.is_set():
                 session.one_step()
                 session.after_step()
                 bar.set_postfix(session.shown, refresh=False)
                 bar.update()
-            if session.step < options.steps:
+            if session.step < options.total_steps:
                 session.result.interrupted = True
                 session.log()
                 session.checkpoint()
@@ -226,7 +226,7 @@ class _Session:
 
     def after_step(self) -> None:
         """Log, validate and save where it is time to."""
-        options, last = self.options, self.step == self.options.steps
+        options, last = self.options, self.step == self.options.total_steps
         evaluate = last or _is_time(options.eval_every, self.step)
         save = last or _is_time(options.checkpoint_every, self.step)
         if not (evaluate or save or _is_time(options.log_every, self.step)):
@@ -302,9 +302,9 @@ class _Session:
         }
 
 
-def _is_time(every: int, step: int) -> bool:
-    """Whether something that happens every so many steps (0: never) happens now."""
-    return every > 0 and step % every == 0
+def _is_time(every: int | None, step: int) -> bool:
+    """Whether something that happens every so many steps (0 or None: never) happens now."""
+    return bool(every) and step % every == 0
 
 
 @contextmanager

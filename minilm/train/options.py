@@ -73,8 +73,13 @@ class TrainingOptions:
             steps = max(1, math.ceil(self.epochs * data.steps_per_epoch))
         return replace(self, steps=steps, epochs=None, eval_every=data.eval_every if eval_every is None else eval_every)
 
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of step 0, 1, …"""
+    @property
+    def total_steps(self) -> int:
+        """`steps`, where they are known."""
         if self.steps is None:
             raise ValueError("how many steps an epoch has is not known yet; for_data(data) tells")
-        return self.learning_rate * schedule(self.schedule, step, self.steps, self.warmup, self.min_lr_ratio)
+        return self.steps
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, …"""
+        return self.learning_rate * schedule(self.schedule, step, self.total_steps, self.warmup, self.min_lr_ratio)

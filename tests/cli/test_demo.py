@@ -58,7 +58,7 @@ def test_plots(shown):
 
 
 def test_without_matplotlib_it_says_so(shown, monkeypatch, capsys):
-    monkeypatch.setattr(plots, "Figure", None)
+    monkeypatch.setattr(plots, "available", lambda: False)
     demo._draw(shown[0], None, {})
     assert "minilm[plot]" in capsys.readouterr().out
 

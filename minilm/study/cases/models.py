@@ -47,14 +47,14 @@ class ModelCases:
 
 
 MODELS = CaseTable("preset", lambda: PRESETS, ModelCases)
-GPT = {"layers": 1, "heads": 2, "width": 4, "context": 5}
-LSTM_LM = {"embedding_size": 3, "width": 4, "layers": 1}
-CLASSIFIER = {"embedding_size": 3, "width": 3}
+GPT: dict[str, Any] = {"layers": 1, "heads": 2, "width": 4, "context": 5}
+LSTM_LM: dict[str, Any] = {"embedding_size": 3, "width": 4, "layers": 1}
+CLASSIFIER: dict[str, Any] = {"embedding_size": 3, "width": 3}
 
 
 @MODELS.of("gpt")
 def gpt(case: ModelCases) -> Iterator[ModelCase]:
-    yield case("two layers", **GPT | {"layers": 2})
+    yield case("two layers", **dict(GPT, layers=2))
     yield case("biases, dropout, untied", **GPT, bias=True, dropout=0.2, tied=False)
     yield case("rotary, RMS norm, one key head", **GPT, positions="rotary", norm="rms", kv_heads=1)
     yield case("ALiBi, post-norm, GELU", **GPT, positions="alibi", norm_first=False, activation="gelu")
@@ -62,9 +62,9 @@ def gpt(case: ModelCases) -> Iterator[ModelCase]:
 
 @MODELS.of("lstm-lm")
 def lstm_lm(case: ModelCases) -> Iterator[ModelCase]:
-    yield case("two layers, dropout", **LSTM_LM | {"layers": 2}, dropout=0.2)
+    yield case("two layers, dropout", **dict(LSTM_LM, layers=2), dropout=0.2)
     yield case("GRU", **LSTM_LM, cell="gru")
-    yield case("tied", **LSTM_LM | {"embedding_size": 4}, tied=True)
+    yield case("tied", **dict(LSTM_LM, embedding_size=4), tied=True)
 
 
 @MODELS.of("attention-lstm-lm")

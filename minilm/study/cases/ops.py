@@ -138,7 +138,7 @@ def binary_cross_entropy_with_logits(case: OpCases) -> Iterator[OpCase]:
 def attention(case: OpCases) -> Iterator[OpCase]:
     B, H, Tq, Tk, D = 2, 2, 3, 4, 2
 
-    def qkv(heads: int = H, kv_heads: int = H, queries: int = Tq, keys: int = Tk) -> dict[str, np.ndarray]:
+    def qkv(heads: int = H, kv_heads: int = H, queries: int = Tq, keys: int = Tk) -> dict[str, Any]:
         return {
             "q": case.normal(B, heads, queries, D),
             "k": case.normal(B, kv_heads, keys, D),
@@ -199,9 +199,9 @@ def recurrent(case: OpCases) -> Iterator[OpCase]:
     gates = {"rnn": 1, "gru": 3, "lstm": 4}[case.name]
     B, T, I, H = 3, 4, 2, 3
     x, w_ih = case.normal(B, T, I), case.normal(gates * H, I)
-    inputs = {"x": x, "w_ih": w_ih, "w_hh": case.normal(gates * H, H, scale=0.7)}
-    biases = {"b_ih": case.normal(gates * H), "b_hh": case.normal(gates * H)}
-    state = {"h0": case.normal(B, H)} | ({"c0": case.normal(B, H)} if case.name == "lstm" else {})
+    inputs: dict[str, Any] = {"x": x, "w_ih": w_ih, "w_hh": case.normal(gates * H, H, scale=0.7)}
+    biases: dict[str, Any] = {"b_ih": case.normal(gates * H), "b_hh": case.normal(gates * H)}
+    state: dict[str, Any] = {"h0": case.normal(B, H)} | ({"c0": case.normal(B, H)} if case.name == "lstm" else {})
     lengths = np.array([2, 4, 1])
     yield case("biases and initial state", **inputs, **biases, **state)
     yield case("neither", **inputs)

