@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.backend import Array, array_namespace
-from minilm.checks import check_options, option
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.linear import Linear
 from minilm.models.backbone import Backbone
@@ -27,6 +26,7 @@ from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
 from minilm.ops.pool import POOLINGS, pool, pool_backward
 from minilm.ops.sigmoid import sigmoid
 from minilm.ops.softmax import softmax
+from minilm.options import check_options, option
 
 
 @dataclass(frozen=True)

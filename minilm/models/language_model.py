@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.backend import Array
-from minilm.checks import check_options, option
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.linear import Linear
 from minilm.models.backbone import Backbone
 from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
 from minilm.ops.linear import linear, linear_backward
+from minilm.options import check_options, option
 
 
 @dataclass(frozen=True)

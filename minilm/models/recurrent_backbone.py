@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.backend import Array, array_namespace
-from minilm.checks import check_options, option
 from minilm.layers.attention import MultiHeadAttention
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.convolution import Conv1d
@@ -27,6 +26,7 @@ from minilm.layers.positional import KINDS, positional_encoding
 from minilm.layers.recurrent import GRU, LSTM, RNN
 from minilm.memory import add
 from minilm.models.backbone import Backbone, positive
+from minilm.options import check_options, option
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.backend import Array
-from minilm.checks import check_options, option
 from minilm.layers.activation import ACTIVATIONS
 from minilm.layers.base import Gradients, Layer, chain_backward
 from minilm.layers.dropout import Dropout
@@ -22,6 +21,7 @@ from minilm.layers.initialization import normal
 from minilm.layers.positional import KINDS, positional_encoding
 from minilm.layers.transformer import NORMS, TransformerEncoderBlock, make_norm
 from minilm.models.backbone import Backbone, positive
+from minilm.options import check_options, option
 
 
 @dataclass(frozen=True)
