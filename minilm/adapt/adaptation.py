@@ -55,6 +55,15 @@ def places(model: Layer, prefix: str = "") -> Iterator[Place]:
         yield from places(child.base if isinstance(child, LoRA) else child, f"{prefix}{key}.")
 
 
+def layers_once(model: Layer) -> Iterator[Place]:
+    """Every layer below `model` once, at the first of its places."""
+    seen = set()
+    for place in places(model):
+        if id(place.layer) not in seen:
+            seen.add(id(place.layer))
+            yield place
+
+
 def linear_maps(model: Layer, embeddings: bool = False) -> dict[str, tuple[Place, str]]:
     """The weights below `model` that LoRA can adapt, by dotted name: each with its layer's place and its name there.
 
@@ -64,7 +73,7 @@ def linear_maps(model: Layer, embeddings: bool = False) -> dict[str, tuple[Place
     tables = (LoRA, PositionalEncoding) if embeddings else (LoRA, PositionalEncoding, Embedding)
     return {
         f"{place.name}.{name}": (place, name)
-        for place in places(model)
+        for place in layers_once(model)
         if not isinstance(place.layer, tables)
         for name, weight in place.layer.params.items()
         if name.startswith("weight") and weight.ndim >= 2
@@ -125,15 +134,16 @@ def apply_lora(
 
     model.freeze()
     rng = generator(0) if rng is None else rng
-    adapters: dict[int, LoRA] = {}  # a layer that stands in two places keeps one adapter
+    adapters: dict[int, LoRA] = {}
     for place, names in chosen.values():
-        if id(place.layer) not in adapters:
-            adapters[id(place.layer)] = (
-                LoRALinear(place.layer, rank, alpha, dropout, rng=rng)
-                if isinstance(place.layer, Linear)
-                else LoRAWeights(place.layer, tuple(names), rank, alpha, rng=rng)
-            )
-        place.put(adapters[id(place.layer)])
+        adapters[id(place.layer)] = (
+            LoRALinear(place.layer, rank, alpha, dropout, rng=rng)
+            if isinstance(place.layer, Linear)
+            else LoRAWeights(place.layer, tuple(names), rank, alpha, rng=rng)
+        )
+    for place in list(places(model)):  # a layer that stands in two places has one adapter, in both
+        if id(place.layer) in adapters:
+            place.put(adapters[id(place.layer)])
     for layer, name in trained.values():
         layer.frozen.discard(name)
     return [f"{layer_name}.{name}" for layer_name, (_, names) in chosen.items() for name in names]
@@ -141,12 +151,12 @@ def apply_lora(
 
 def lora_config(model: Layer) -> dict[str, Any] | None:
     """The options of `apply_lora` that give a copy of the base its adapters, JSON-able; None where there are none."""
-    adapters = [place for place in places(model) if isinstance(place.layer, LoRA)]
+    adapters = [place for place in layers_once(model) if isinstance(place.layer, LoRA)]
     if not adapters:
         return None
     first = adapters[0].layer
     owners = [("", model)] + [
-        (f"{p.name}.", p.layer.base if isinstance(p.layer, LoRA) else p.layer) for p in places(model)
+        (f"{p.name}.", p.layer.base if isinstance(p.layer, LoRA) else p.layer) for p in layers_once(model)
     ]
     return {
         "rank": first.rank,

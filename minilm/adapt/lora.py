@@ -180,6 +180,9 @@ class LoRAWeights(LoRA):
     ) -> None:
         super().__init__(base, adapted, rank, alpha, rng)
 
+    def extend(self, x: Any, state: Any = None) -> tuple[Any, Any]:
+        return self.effective().extend(x, state)
+
     def forward(
         self, x: Any, *args: Any, train: bool = True, cache: bool = True, rng: Any = None, **kwargs: Any
     ) -> tuple[Any, LoRAWeightsCache | None]:

@@ -1,7 +1,7 @@
 """What causal attention remembers of the tokens before, with room for those to come.
 
-    past = extend(None, k, v)         k, v (B, Hkv, T, D) of the first tokens
-    past = extend(past, k, v)         of the next: written behind them, nothing is copied
+    past = extend_past(None, k, v)         k, v (B, Hkv, T, D) of the first tokens
+    past = extend_past(past, k, v)         of the next: written behind them, nothing is copied
 
 Appending to an array copies all of it, so that T tokens would cost T²/2 copied rows. Here arrays with spare places are
 filled from the front; when they are full, half as many again are allocated, and every row is copied fewer than three
@@ -19,7 +19,7 @@ from minilm.backend import Array, array_namespace
 SPARE = 64  # places at the least
 
 
-class Room:
+class Buffers:
     """The arrays behind one or several pasts: (B, Hkv, capacity, D), the first `filled` places in use."""
 
     __slots__ = ("filled", "keys", "values")
@@ -42,7 +42,7 @@ class KeyValues(NamedTuple):
 
     keys: Array  # (B, Hkv, T, D)
     values: Array  # (B, Hkv, T, D)
-    room: Room
+    buffers: Buffers
 
     @property
     def length(self) -> int:
@@ -50,15 +50,15 @@ class KeyValues(NamedTuple):
         return self.keys.shape[2]
 
 
-def extend(past: KeyValues | None, k: Array, v: Array) -> KeyValues:
+def extend_past(past: KeyValues | None, k: Array, v: Array) -> KeyValues:
     """`past` (None at the start) and the keys and values of the next tokens behind it, each (B, Hkv, T, D)."""
     start = 0 if past is None else past.length
     stop = start + k.shape[2]
-    if past is not None and past.room.filled == start and stop <= past.room.keys.shape[2]:
-        room = past.room
+    if past is not None and past.buffers.filled == start and stop <= past.buffers.keys.shape[2]:
+        buffers = past.buffers
     else:
-        room = Room(k, v, stop + max(SPARE, stop // 2))
+        buffers = Buffers(k, v, stop + max(SPARE, stop // 2))
         if past is not None:
-            room.append(past.keys, past.values)
-    room.append(k, v)
-    return KeyValues(room.keys[:, :, :stop], room.values[:, :, :stop], room)
+            buffers.append(past.keys, past.values)
+    buffers.append(k, v)
+    return KeyValues(buffers.keys[:, :, :stop], buffers.values[:, :, :stop], buffers)

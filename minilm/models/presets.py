@@ -43,7 +43,6 @@ class Preset(NamedTuple):
 
 OPTIONS = {
     "activation": 'of the feed-forward layers: "relu", "gelu", "gelu-tanh" or "silu"',
-    "attention_residual": "add its input to the attention's output; without it a token is one of many to itself",
     "bias": "whether linear maps and layer norms have biases",
     "bidirectional": "a second recurrence from right to left; hidden vectors are twice as wide",
     "causal": "convolution and attention see no later token; a classifier may look both ways",
@@ -74,7 +73,6 @@ _RECURRENT = {
     "layers": 1,
     "cell": "lstm",
     "heads": 0,
-    "attention_residual": False,
     "conv_kernel": None,
     "positions": "none",
     "dropout": 0.0,
@@ -240,7 +238,7 @@ def build(
         model = LanguageModel(backbone, tied=settings["tied"], bias=settings.get("bias", True), rng=rng, dtype=dtype)
     else:
         backbone = _backbone(chosen, settings, vocab_size, rng, dtype)
-        model = TextClassifier(backbone, classes, settings["pooling"], rng, dtype=dtype)
+        model = TextClassifier(backbone, classes, settings["pooling"], rng=rng, dtype=dtype)
     model.config = {
         "preset": preset, "vocab_size": vocab_size, "classes": classes, "seed": seed, "dtype": dtype, **settings
     }  # fmt: skip
