@@ -150,12 +150,15 @@ class Recurrent(Layer):
         dfinals = self._states(dstate, cache.batch)
         dinitial: list[tuple[Array, ...]] = [()] * len(cache.runs)
         grads: Gradients = {}
-        for layer in reversed(range(self.num_layers)):
-            below = need_dx if layer == 0 else need_dx or cache.has_state or self._trains_below(layer)
+        trained = self.params.keys() - self.frozen
+        layers = [n for n in range(self.num_layers) if any(name.endswith((*self._suffixes(n),)) for name in trained)]
+        lowest = 0 if need_dx or cache.has_state else min(layers, default=self.num_layers)
+        for layer in reversed(range(lowest, self.num_layers)):
+            below = need_dx or layer > lowest
             dx = None
             for direction, suffix in enumerate(self._suffixes(layer)):
                 run = layer * len(self.directions) + direction
-                wrt = {name for name, own in OWN.items() if own + suffix in self.params.keys() - self.frozen}
+                wrt = {name for name, own in OWN.items() if own + suffix in trained}
                 wrt |= {"x"} if below else set()
                 wrt |= set(self.state_names) if cache.has_state else set()
                 if not wrt:
@@ -168,10 +171,8 @@ class Recurrent(Layer):
                 named = dict(zip(OWN.values(), dweights[:4], strict=True))
                 grads |= self.grads(**{own + suffix: gradient for own, gradient in named.items()})
                 dx = dx_part if dx is None else dx + dx_part
-            if not below:
-                break
             dy = dx
-            if layer:
+            if below and layer:
                 dy, _ = self.children["dropout"].backward(dy, cache.dropped[layer])
         dstate0 = None
         if cache.has_state:
@@ -187,10 +188,6 @@ class Recurrent(Layer):
             )
         (y, state), _ = self.forward(x, state, train=False, cache=False)
         return y, state
-
-    def _trains_below(self, layer: int) -> bool:
-        suffixes = [suffix for lower in range(layer) for suffix in self._suffixes(lower)]
-        return any(own + suffix in self.params.keys() - self.frozen for suffix in suffixes for own in OWN.values())
 
     def _states(self, state: Any, B: int) -> dict[str, Array | None]:
         """A state (or its gradient) by the op's names. Raises ValueError where it has not the form of this stack's."""
