@@ -65,10 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _add_measure(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "measure", prog=PROGRAM, usage=USAGE, description=ABOUT, epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    shown = {"prog": PROGRAM, "usage": USAGE, "description": ABOUT, "epilog": EXAMPLES}
+    parser = commands.add_parser("measure", formatter_class=argparse.RawDescriptionHelpFormatter, **shown)
     parser.add_argument("names", nargs="+", metavar="NAME", help="workloads, or all")
     add_measuring(parser)
     parser.set_defaults(dtype=None, seconds=None)
@@ -79,10 +77,8 @@ def _add_measure(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--scaling", action="store_true", help="several sizes of each workload")
     parser.add_argument("--autotune", action="store_true", help="choose kernels' configurations by timing them (cuda)")
-    parser.add_argument(
-        "--memory", action=argparse.BooleanOptionalAction,
-        help="peak memory, in a process per variant (default: on the CPU only)",
-    )  # fmt: skip
+    about = "peak memory, in a process per variant (default: on the CPU only)"
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, help=about)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all numbers as JSON")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write all numbers as CSV")
     parser.add_argument(
@@ -102,10 +98,9 @@ def _measure(arguments: argparse.Namespace) -> int:
         report.check_writable(path)
     if arguments.plots:
         plots.check(arguments.plots)
-    job = Job(
-        work, device, dtype or "float32", arguments.against, arguments.seconds or SECONDS[device],
-        device == "cpu" if arguments.memory is None else arguments.memory, arguments.autotune,
-    )  # fmt: skip
+    memory = device == "cpu" if arguments.memory is None else arguments.memory
+    seconds = arguments.seconds or SECONDS[device]
+    job = Job(work, device, dtype or "float32", arguments.against, seconds, memory, arguments.autotune)
     command = shlex.join(["python", "-m", "benchmarks", *arguments.argv])
     runs, well = [], True
     for threads in arguments.threads:

@@ -1,4 +1,4 @@
-"""What the NumPy path aims at: least ratios to PyTorch's time, with 1 and with 2 CPU threads, in float32.
+"""The aims of the NumPy path: least ratios to PyTorch's time, with 1 and with 2 CPU threads, in float32.
 
 They were set from the fastest NumPy texts known for each workload, measured on an Intel CPU with AVX-512, whose matrix
 products are as fast in NumPy as in PyTorch. The tables of `report` show each beside what was measured, and a miss in
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from benchmarks.report import Row
+from benchmarks.report import TimedRow
 
 PEER, DTYPE = "torch", "float32"
 LEAST = {  # workload, size, phase: the ratio by number of threads
@@ -30,26 +30,24 @@ LEAST = {  # workload, size, phase: the ratio by number of threads
     ("gpt-step-large", "6 x 6 x 384, T256, B8", "call"): {1: 1.0, 2: 1.0},
     ("generate", "12 x 12 x 768, 8 tokens after 128, vocabulary 50257", "call"): {1: 1.07, 2: 1.6},
 }
-WHOLES = (  # layers and steps, whose geometric mean has an aim of its own
-    "attention", "embedding", "lstm", "gru", "rnn", "cross_entropy", "gpt-step", "gpt-step-large", "classifier-step",
-    "generate",
-)  # fmt: skip
+LAYERS = ("attention", "embedding", "lstm", "gru", "rnn", "cross_entropy")
+WHOLES = (*LAYERS, "gpt-step", "gpt-step-large", "classifier-step", "generate")  # their geometric mean has its own aim
 LEAST_MEAN = 1.2
 
 
-def aim_of(row: Row) -> float | None:
+def aim_of(row: TimedRow) -> float | None:
     """The least ratio that `row` should reach, None where there is none."""
     if row.against != PEER or row.dtype != DTYPE:
         return None
     return LEAST.get((row.workload, row.size, row.phase), {}).get(row.threads)
 
 
-def phases_of(row: Row) -> list[str]:
+def phases_of(row: TimedRow) -> list[str]:
     """The phases of the row's workload that have an aim."""
     return [phase for workload, size, phase in LEAST if (workload, size) == (row.workload, row.size)]
 
 
-def mean_of_wholes(rows: Sequence[Row]) -> float | None:
+def mean_of_wholes(rows: Sequence[TimedRow]) -> float | None:
     """The geometric mean of the ratios of all layers and steps; None unless every one is there, once."""
     ratios = {row.workload: row.ratio for row in rows if row.workload in WHOLES and aim_of(row) is not None}
     return math.prod(ratios.values()) ** (1 / len(WHOLES)) if len(ratios) == len(WHOLES) else None

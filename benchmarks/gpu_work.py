@@ -1,4 +1,4 @@
-"""What is measured on a GPU, at sizes that fill a card of 80 GB; and everything at tiny sizes, to see that it runs.
+"""The workloads for a GPU, at sizes that fill a card of 80 GB; and everything at tiny sizes, to see that it runs.
 
     GPU_WORK    `python -m benchmarks all --device cuda`; NAME in place of all takes the entries of that name
     QUICK       `--quick`, on any device

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from benchmarks.measure import PEERS, Job, start
 from benchmarks.options import add_measuring, checked_names
-from benchmarks.report import Row, Run, as_text, check_writable, print_run, read_json, write_json
+from benchmarks.report import TimedRow, TimedRun, as_text, check_writable, print_run, read_json, write_json
 
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = 0.1
@@ -83,7 +83,7 @@ def main(arguments: argparse.Namespace) -> int:
     return (_record if arguments.record else _compare)(arguments)
 
 
-def _run(arguments: argparse.Namespace, names: Iterable[str], threads: int, memory: bool) -> tuple[Run, bool]:
+def _run(arguments: argparse.Namespace, names: Iterable[str], threads: int, memory: bool) -> tuple[TimedRun, bool]:
     work = [(name, []) for name in names]
     return start(Job(work, "cpu", arguments.dtype, arguments.against, arguments.seconds, memory), threads)
 
@@ -107,11 +107,11 @@ def _record(arguments: argparse.Namespace) -> int:
     return 0 if well else 1
 
 
-def merged(older: Sequence[Run], new: Run) -> list[Run]:
+def merged(older: Sequence[TimedRun], new: TimedRun) -> list[TimedRun]:
     """The older runs without the workloads that were measured anew, and the new run."""
     again = {row.workload for row in new.rows}
-    kept = [run._replace(rows=[row for row in run.rows if row.workload not in again]) for run in older]
-    return [*(run for run in kept if run.rows), new]
+    others = [run._replace(rows=[row for row in run.rows if row.workload not in again]) for run in older]
+    return [*(run for run in others if run.rows), new]
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -149,7 +149,7 @@ def is_ours(variant: str) -> bool:
     return not variant.startswith(tuple(PEERS))
 
 
-def compare(recorded: Sequence[Row], now: Sequence[Row], tolerance: float) -> list[Verdict]:
+def compare(recorded: Sequence[TimedRow], now: Sequence[TimedRow], tolerance: float) -> list[Verdict]:
     """The ratio of our fastest recorded variant in each workload and phase, then and now."""
     verdicts = []
     for key in dict.fromkeys((row.workload, row.size, row.phase) for row in recorded):
@@ -182,14 +182,5 @@ def better(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Verdict]
 def table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as text."""
     head = ("workload", "phase", "variant", "against", "recorded", "now", "at least", "verdict")
-    return as_text(
-        [
-            head,
-            *(
-                (v.workload, v.phase, v.variant, v.against, f"{v.recorded:.2f}", f"{v.now:.2f}", f"{v.least:.2f}",
-                 "FELL" if v.fell else "kept")
-                for v in verdicts
-            ),
-        ],
-        left=4,
-    )  # fmt: skip
+    rows = [(*v[:4], *(f"{ratio:.2f}" for ratio in v[4:]), "FELL" if v.fell else "kept") for v in verdicts]
+    return as_text([head, *rows], left=4)

@@ -1,4 +1,4 @@
-"""What keeps a figure honest: results are compared before, between and after times are taken, on inputs that change.
+"""Guards of honest figures: results are compared before, between and after times are taken, on inputs that change.
 
     watch = Watch(workload, setting)
     watch.verify()                           everything is computed once and compared: before anything is timed
@@ -15,7 +15,7 @@ Nothing here knows a trick by name. The rules, each of which a variant breaks on
     there         what is returned has been computed when the call ends, and is no promise
     on the clock  the time is what another clock sees: on a GPU, what the host waits for from an idle device to an idle
                   one is little more than what the events tell and queueing takes (`DeviceClock.doubt`)
-    possible      no more bytes or operations a second than the machine has (`impossible`)
+    possible      no more bytes or operations per second than the machine has (`impossible`)
 
 The first broken rule raises `Refused`, which names variant and rule; nothing of that workload is recorded.
 """
@@ -63,7 +63,7 @@ class Watch:
         self.inputs.shift(steps)
 
     def reference(self) -> Reference:
-        """What is right for the inputs at hand; of the first variant, where the workload states nothing else."""
+        """The right results for the inputs at hand; of the first variant, where the workload states nothing else."""
         if self.workload.reference:
             return self.workload.reference(self.random)
         if not self.compared:
@@ -150,10 +150,9 @@ class Watch:
                 )
             error = difference(self.setting.xp, got, want)
             if not error <= self.workload.tolerance:
-                means = "holds NaN or infinity" if np.isnan(error) else (
-                    f"differs by {error:.1e} of its largest number from what it should be for these inputs, tolerated "
-                    f"are {self.workload.tolerance:.0e}"
-                )  # fmt: skip
+                limit = self.workload.tolerance
+                means = f"differs by {error:.1e} of its largest number from the right result, tolerated are {limit:.0e}"
+                means = "holds NaN or infinity" if np.isnan(error) else means
                 raise Refused(f"{self.workload.name}: result {number} of {name} {means}; nothing is recorded")
 
     def _left_alone(self, name: str) -> None:
@@ -202,7 +201,7 @@ def library_of(array: Any, xp: Any) -> str | None:
 
 
 def problem_of(array: Any, setting: Setting, inputs: list[Any]) -> str | None:
-    """What is wrong with a result as an array, in words; None where nothing is."""
+    """The fault of a result as an array, in words; None where there is none."""
     library, on_device = library_of(array, setting.xp), setting.xp is not np
     if library is None:
         return f"is a {type(array).__module__}.{type(array).__qualname__}, no array of a library that is known here"
@@ -237,9 +236,9 @@ def _overlap(library: str, array: Any, other: Any, xp: Any) -> bool:
 
 
 class Limits(NamedTuple):
-    """What a machine has, as figures are judged by it. None: not known, nothing is judged."""
+    """The limits of a machine, by which figures are judged. None: not known, nothing is judged."""
 
-    bandwidth: float | None  # bytes a second
+    bandwidth: float | None  # bytes per second
     operations: float | None  # a second, in the dtype of the workload
     cache: float | None  # bytes: of less traffic than twice that, part may never have left the cache
 
@@ -274,7 +273,7 @@ def _too_fast(workload: Workload, phase: str, name: str, rate: float, limit: flo
 
 
 def limits_of(xp: Any, best: Ceilings, dtype: str) -> Limits:
-    """What figures are judged by: the ceilings of this run with an allowance, on a GPU also the peaks of the card."""
+    """The limits for figures: the ceilings of this run with an allowance, on a GPU also the peaks of the card."""
     cache = cache_bytes(xp)
     if xp is np:
         return Limits(1e9 * ALLOWED_CPU * best.copy_gigabytes, 1e9 * ALLOWED_CPU * best.product_gigaflops, cache)

@@ -32,7 +32,7 @@ class KernelTime(NamedTuple):
 
 
 class Times(NamedTuple):
-    """What one call took."""
+    """The times of one call."""
 
     milliseconds: float  # from its first to its last kernel, by events
     kernels: list[KernelTime]  # the longest first

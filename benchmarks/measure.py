@@ -3,7 +3,7 @@
 Thread counts are read when NumPy loads, so each count needs a process of its own. So does each workload: how fast a
 library gets large arrays depends on what the process allocated before (PyTorch's cross-entropy takes 50 ms, or 27 after
 other workloads). On a GPU there is one for all (`_processes`). Each variant's memory on the CPU is taken in another
-(memory.py). JOB is a `Job` as JSON; a `Run` as JSON is the answer on standard output.
+(memory.py). JOB is a `Job` as JSON; a `report.TimedRun` as JSON is the answer on standard output.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PEERS = {  # the libraries that may stand beside ours, and where each can run
 
 
 class Job(NamedTuple):
-    """What one process has to measure."""
+    """The work of one process."""
 
     work: list[tuple]  # a workload's name, its sizes (none: its own), and a precision if it is not the job's
     device: str
@@ -55,7 +55,7 @@ class Job(NamedTuple):
 # ---- in the process that the user started
 
 
-def start(job: Job, threads: int) -> tuple[report.Run, bool]:
+def start(job: Job, threads: int) -> tuple[report.TimedRun, bool]:
     """Run a job with so many threads: what it measured, and whether all of it went well. SystemExit for wrong use."""
     environment = {name: value for name, value in os.environ.items() if name not in SLOWING}
     environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
@@ -65,11 +65,11 @@ def start(job: Job, threads: int) -> tuple[report.Run, bool]:
     for name, own in _processes(job).items():
         answer, code = _in_a_process(own, environment)
         if answer is not None:
-            rows = [report.Row(**row) for row in answer["rows"]]
-            runs.append(report.Run(answer["environment"], rows, answer["notes"]))
+            rows = [report.TimedRow(**row) for row in answer["rows"]]
+            runs.append(report.TimedRun(answer["environment"], rows, answer["notes"]))
         elif code < 0:
             problem = f"FAILED: {name} was not timed: the measuring process was ended by signal {-code}"
-            runs.append(report.Run({}, [], [problem]))
+            runs.append(report.TimedRun({}, [], [problem]))
         else:  # it told why on standard error
             raise SystemExit(code)
         well = well and code == 0
@@ -87,8 +87,8 @@ def _processes(job: Job) -> dict[str, Job]:
     return {name: job._replace(work=[item for item in job.work if item[0] == name]) for name in names}
 
 
-def merged(runs: Sequence[report.Run], peers: Sequence[str]) -> report.Run:
-    """What processes measured on one machine as one run: the best of their ceilings counts for all.
+def merged(runs: Sequence[report.TimedRun], peers: Sequence[str]) -> report.TimedRun:
+    """The runs of several processes on one machine as one: the best of their ceilings counts for all.
 
     Raises ValueError where none of them measured anything.
     """
@@ -106,7 +106,7 @@ def merged(runs: Sequence[report.Run], peers: Sequence[str]) -> report.Run:
         without = [name for name in dict.fromkeys(row.workload for row in rows) if name not in held]
         if without and peer in environments[0]:
             notes.append(f"peer {peer} has no version of {', '.join(without)}")
-    return report.Run(environments[0] | report.ceilings_out(best), rows, notes)
+    return report.TimedRun(environments[0] | report.ceilings_out(best), rows, notes)
 
 
 def _in_a_process(job: Job, environment: dict[str, str] | None = None) -> tuple[Any, int]:
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> int:
     return 0 if run.rows and not failed else 1
 
 
-def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
+def measure(job: Job, xp: Any, threads: int) -> tuple[report.TimedRun, list[str]]:
     """Verify and time the workloads on the arrays of `xp`: what was measured, and the workloads that failed."""
     problems = {peer: unavailable(peer, job.device) for peer in job.peers}
     peers = tuple(peer for peer, problem in problems.items() if problem is None)
@@ -219,11 +219,11 @@ def measure(job: Job, xp: Any, threads: int) -> tuple[report.Run, list[str]]:
     best = {dtype: own.or_better(timing.ceilings(xp, clock, dtype)) for dtype, own in best.items()}
     _tell("")
     environment = report.environment(xp, threads, best, peers)
-    return report.Run(environment, report.with_shares(rows, best), list(dict.fromkeys(notes))), failed
+    return report.TimedRun(environment, report.with_shares(rows, best), list(dict.fromkeys(notes))), failed
 
 
 def _record(
-    name: str, sizes: Sequence[int], dtype: str, status: str, told: str, rows: Sequence[report.Row] = ()
+    name: str, sizes: Sequence[int], dtype: str, status: str, told: str, rows: Sequence[report.TimedRow] = ()
 ) -> None:
     """A line in the file of the check of the kernels, if this is a part of it: a run that is cut short keeps these."""
     if path := os.environ.get(records.RESULTS_VARIABLE):
@@ -234,7 +234,7 @@ def _record(
 
 def _measure_one(
     job: Job, setting: Setting, name: str, sizes: list[int], clock: Any, threads: int, best: timing.Ceilings
-) -> tuple[list[report.Row], list[str]]:
+) -> tuple[list[report.TimedRow], list[str]]:
     """All rows of one workload, and notes. The first variant of a phase, to which the others are compared, is a peer
     if any."""
     workload, xp = WORKLOADS[name](setting, *sizes), setting.xp
@@ -275,10 +275,11 @@ def _believed(
 ) -> dict[str, timing.Measured]:
     """The times of one phase, with results that are right throughout, and clocks that agree. Else Refused is raised."""
     settle = timing.SETTLE if isinstance(clock, timing.HostClock) else 0.0
-    measured = timing.interleave(
-        prepared, clock, seconds, settle=settle, next_inputs=watch.next_inputs,
-        check=lambda: watch.check(prepared, phase, clock),
-    )  # fmt: skip
+
+    def check() -> None:
+        watch.check(prepared, phase, clock)
+
+    measured = timing.interleave(prepared, clock, seconds, settle=settle, next_inputs=watch.next_inputs, check=check)
     for name, own in measured.items():
         if doubt := clock.doubt(prepared[name], own.spread.p50):
             raise Refused(f"{workload.name}, {phase}: the time of {name} is not believed: {doubt}")
@@ -316,7 +317,7 @@ def memory_of_one(job: Job) -> int | None:
 
 
 def _prepare(variant: Any, phase: str) -> Any:
-    """What `timing.interleave` needs for one phase of a variant; None where it has no such phase."""
+    """The argument of `timing.interleave` for one phase of a variant; None where it has no such phase."""
     forward, backward = variant.forward, variant.backward
     if phase in ("forward", "call"):
         return lambda: forward
@@ -333,7 +334,7 @@ def _prepare(variant: Any, phase: str) -> Any:
 
 
 def _tell(text: str) -> None:
-    """What is going on, on one line that the next text replaces; only for somebody who is watching."""
+    """Print what is going on, on one line that the next text replaces; only for somebody who is watching."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""What several commands of `python -m benchmarks` take: names of workloads, and options of everything that measures."""
+"""Arguments that several commands of `python -m benchmarks` share: names of workloads, options of measuring."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 
 from benchmarks.measure import PEERS, sizes_of
 from benchmarks.workloads import WORKLOADS
+from minilm.checks import unknown
 
 PROGRAM = "python -m benchmarks"
 COMMANDS = ("static", "report", "profile", "guard")
@@ -14,10 +15,8 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 def add_measuring(parser: argparse.ArgumentParser, threads: str = "1") -> None:
     """Options of everything that measures."""
-    parser.add_argument(
-        "--against", type=_peers, default=["torch"], metavar="PEERS",
-        help=f"peers, by commas, of {', '.join(PEERS)}; absent ones are named (default: torch)",
-    )  # fmt: skip
+    about = f"peers, by commas, of {', '.join(PEERS)}; absent ones are named (default: torch)"
+    parser.add_argument("--against", type=_peers, default=["torch"], metavar="PEERS", help=about)
     parser.add_argument(
         "--threads", type=_threads, default=threads, metavar="N", help="CPU threads, by commas (default: %(default)s)"
     )
@@ -39,9 +38,9 @@ def _threads(text: str) -> list[int]:
 
 def _peers(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
-    unknown = [name for name in names if name not in PEERS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"peer {unknown[0]!r} is unknown; known are {', '.join(PEERS)}")
+    strange = [name for name in names if name not in PEERS]
+    if strange:
+        raise argparse.ArgumentTypeError(unknown("peer", strange[0], PEERS))
     return list(dict.fromkeys(names))
 
 
@@ -59,10 +58,10 @@ def positive(text: str) -> float:
 def checked_names(given: list[str]) -> list[str]:
     """The workloads that are meant; ValueError for one that does not exist."""
     names = list(WORKLOADS) if "all" in given else list(dict.fromkeys(given))
-    unknown = [name for name in names if name not in WORKLOADS]
-    if unknown:
-        more = f"; {unknown[0]} is a command: put it first" if unknown[0] in COMMANDS else ""
-        raise ValueError(f"workload {unknown[0]!r} is unknown; known are all, {', '.join(WORKLOADS)}{more}")
+    strange = [name for name in names if name not in WORKLOADS]
+    if strange:
+        more = f"; {strange[0]} is a command: put it first" if strange[0] in COMMANDS else ""
+        raise ValueError(unknown("workload", strange[0], ("all", *WORKLOADS)) + more)
     return names
 
 

@@ -20,14 +20,14 @@ from benchmarks.report import (
     HEAD,
     LEGEND,
     PHASES,
-    Row,
-    Run,
+    TimedRow,
+    TimedRun,
     cells_of,
     check_writable,
     milliseconds,
     read_json,
-    write_text,
 )
+from minilm.files import write_text
 from minilm.kernels import roofline
 
 EXAMPLES = """\
@@ -79,10 +79,8 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--from", dest="sources", nargs="+", type=Path, default=[RESULTS], metavar="PATH",
-        help="files that --json wrote, or folders of them (default: benchmarks/results)",
-    )  # fmt: skip
+    about = "files that --json wrote, or folders of them (default: benchmarks/results)"
+    parser.add_argument("--from", dest="sources", nargs="+", type=Path, default=[RESULTS], metavar="PATH", help=about)
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks.html"), metavar="FILE", help="(default: %(default)s)"
     )
@@ -111,7 +109,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_all(sources: Iterable[Path]) -> tuple[list[Run], dict[str, Any] | None]:
+def read_all(sources: Iterable[Path]) -> tuple[list[TimedRun], dict[str, Any] | None]:
     """The runs in files and folders, and the static tables if one of them holds them (the last counts)."""
     files = []
     for source in sources:
@@ -130,13 +128,13 @@ def read_all(sources: Iterable[Path]) -> tuple[list[Run], dict[str, Any] | None]
     return runs, compiled
 
 
-def groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+def groups(runs: Sequence[TimedRun]) -> dict[tuple[str, str], list[TimedRun]]:
     """The runs that stand beside each other, by device and precision; what was measured again counts once, the last."""
     last = {}
     for number, run in enumerate(runs):
         for row in run.rows:
             last[(run.environment["device"], row.dtype, row.threads, row.workload, row.size)] = number
-    found: dict[tuple[str, str], list[Run]] = {}
+    found: dict[tuple[str, str], list[TimedRun]] = {}
     for number, run in enumerate(runs):
         device = run.environment["device"]
         rows = [r for r in run.rows if last[(device, r.dtype, r.threads, r.workload, r.size)] == number]
@@ -155,8 +153,8 @@ def _mean(values: Iterable[float | None]) -> str:
 # ---- the table of ratios
 
 
-def ratios(runs: Sequence[Run]) -> list[list[str]]:
-    """A head, a row a workload, and geometric means: our fastest variant, for each number of threads."""
+def ratios(runs: Sequence[TimedRun]) -> list[list[str]]:
+    """A head, one row per workload, and geometric means: our fastest variant, for each number of threads."""
     rows = [row for run in runs for row in run.rows]
     best = plots.headline(rows)
     threads = sorted({row.threads for row in best})
@@ -177,7 +175,7 @@ def ratios(runs: Sequence[Run]) -> list[list[str]]:
     return table + _mean_cells(best, threads, aimed) if len(table) > 2 else table
 
 
-def _ratio_cells(title: str, own: Sequence[Row], threads: Sequence[int], aimed: bool) -> list[str]:
+def _ratio_cells(title: str, own: Sequence[TimedRow], threads: Sequence[int], aimed: bool) -> list[str]:
     """One line of the table of ratios, from a row for each number of threads."""
     cells = [title, own[0].size, " / ".join(dict.fromkeys(row.variant for row in own))]
     for count in threads:
@@ -191,7 +189,7 @@ def _ratio_cells(title: str, own: Sequence[Row], threads: Sequence[int], aimed: 
     return cells
 
 
-def _mean_cells(best: Sequence[Row], threads: Sequence[int], aimed: bool) -> list[list[str]]:
+def _mean_cells(best: Sequence[TimedRow], threads: Sequence[int], aimed: bool) -> list[list[str]]:
     """The last lines of the table of ratios: the mean of all, and of layers and steps where all of them are there."""
     total, wholes = ["geometric mean", "", ""], ["geometric mean of layers and steps", "", ""]
     for count in threads:
@@ -202,7 +200,7 @@ def _mean_cells(best: Sequence[Row], threads: Sequence[int], aimed: bool) -> lis
     return [wholes, total] if aimed and any(wholes[3:]) else [total]
 
 
-def markdown(runs: Sequence[Run]) -> str:
+def markdown(runs: Sequence[TimedRun]) -> str:
     """The table of ratios of each group, for a README."""
     parts = []
     for (device, dtype), own in groups(runs).items():
@@ -212,7 +210,7 @@ def markdown(runs: Sequence[Run]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _dates(runs: Sequence[Run]) -> str:
+def _dates(runs: Sequence[TimedRun]) -> str:
     dates = sorted({run.environment["date"] for run in runs})
     return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
 
@@ -220,7 +218,7 @@ def _dates(runs: Sequence[Run]) -> str:
 # ---- the page
 
 
-def page(runs: Sequence[Run], compiled: dict[str, Any] | None = None) -> str:
+def page(runs: Sequence[TimedRun], compiled: dict[str, Any] | None = None) -> str:
     """The whole page as text."""
     parts = ["<h1>minilm benchmarks</h1>", f"<p>{html.escape(HOW)}</p>"]
     if importlib.util.find_spec("matplotlib") is None:
@@ -238,7 +236,7 @@ def page(runs: Sequence[Run], compiled: dict[str, Any] | None = None) -> str:
     )
 
 
-def _group(device: str, dtype: str, runs: Sequence[Run]) -> list[str]:
+def _group(device: str, dtype: str, runs: Sequence[TimedRun]) -> list[str]:
     """One device and precision: the overview, where it was measured, each workload, the roofline."""
     pictures = _pictures(runs)
     rows = [row for run in runs for row in run.rows]
@@ -270,7 +268,7 @@ def _group(device: str, dtype: str, runs: Sequence[Run]) -> list[str]:
     return parts
 
 
-def _pictures(runs: Sequence[Run]) -> dict[str, str]:
+def _pictures(runs: Sequence[TimedRun]) -> dict[str, str]:
     if importlib.util.find_spec("matplotlib") is None:
         return {}
     return {name: plots.inline(figure) for name, figure in plots.figures(runs)}
@@ -291,7 +289,7 @@ def _table(rows: Sequence[Sequence[str]], left: int = 1, total: bool = False) ->
     return f"<div class=wide><table>{line(rows[0], 'th')}{''.join(body)}</table></div>"
 
 
-def _details(rows: Sequence[Row]) -> str:
+def _details(rows: Sequence[TimedRow]) -> str:
     """All numbers of one workload, folded away."""
     table = []
     for key in dict.fromkeys((row.size, row.threads) for row in rows):
@@ -301,8 +299,8 @@ def _details(rows: Sequence[Row]) -> str:
     return f"<details><summary>all numbers</summary>{shown}<p class=quiet>{html.escape(LEGEND)}</p></details>"
 
 
-def _environments(runs: Sequence[Run]) -> str:
-    """What each run was measured on: a column a run."""
+def _environments(runs: Sequence[TimedRun]) -> str:
+    """The machine of each run, one column per run."""
     keys = dict.fromkeys(key for run in runs for key in run.environment)
     rows = [["", *(f"run {n}" for n in range(1, len(runs) + 1))]]
     rows += [[key.replace("_", " "), *(str(run.environment.get(key, "")) for run in runs)] for key in keys]
@@ -320,7 +318,7 @@ def _static(compiled: dict[str, Any]) -> list[str]:
     return [*parts, f"<p class=quiet>{html.escape(roofline.PEAKS)}:</p><ul class=quiet>{peaks}</ul>"]
 
 
-def _repeat(runs: Sequence[Run], compiled: dict[str, Any] | None) -> list[str]:
+def _repeat(runs: Sequence[TimedRun], compiled: dict[str, Any] | None) -> list[str]:
     """The commands that measure the same again."""
     lines = []
     for (_, dtype), own in groups(runs).items():

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.guard import is_ours
 from benchmarks.measure import PEERS
-from benchmarks.report import PHASES, Row, Run, check_writable, milliseconds
+from benchmarks.report import PHASES, TimedRow, TimedRun, check_writable, milliseconds
 
 INK = "#24292f"  # of text and axes in files; a page replaces it by the reader's own colour
 GRID = "#8c959f"
@@ -64,7 +64,7 @@ def check(folder: Path) -> None:
     check_writable(folder / "overview.png")
 
 
-def write_all(runs: Sequence[Run], folder: Path) -> list[Path]:
+def write_all(runs: Sequence[TimedRun], folder: Path) -> list[Path]:
     """Every picture as PNG and SVG; the paths."""
     written = []
     for name, figure in figures(runs):
@@ -84,7 +84,7 @@ def inline(figure: Any) -> str:
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
-def figures(runs: Sequence[Run]) -> Iterator[tuple[str, Any]]:
+def figures(runs: Sequence[TimedRun]) -> Iterator[tuple[str, Any]]:
     """All pictures, each with the name of its file; closed when the next is asked for."""
     import matplotlib
 
@@ -108,7 +108,7 @@ def figures(runs: Sequence[Run]) -> Iterator[tuple[str, Any]]:
                 plt.close(figure)
 
 
-def _suffix(runs: Sequence[Run], run: Run) -> str:
+def _suffix(runs: Sequence[TimedRun], run: TimedRun) -> str:
     threads = run.environment["threads"]
     alike = [other for other in runs if other.environment["threads"] == threads]
     return f"-{threads}t" + (f"-{alike.index(run) + 1}" if len(alike) > 1 else "")
@@ -124,7 +124,7 @@ def colours(variants: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
-def headline(rows: Sequence[Row]) -> list[Row]:
+def headline(rows: Sequence[TimedRow]) -> list[TimedRow]:
     """Of each workload, size and thread count the row to look at first: our fastest variant of the whole."""
     found = []
     for key in dict.fromkeys((r.workload, r.size, r.threads, r.dtype) for r in rows):
@@ -135,7 +135,7 @@ def headline(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _overview(plt: Any, rows: Sequence[Row]) -> Any:
+def _overview(plt: Any, rows: Sequence[TimedRow]) -> Any:
     """Horizontal bars of the ratio on a logarithmic axis, 1 in the middle: one for each thread count."""
     best = headline(rows)
     one_size = {row.workload: row.size for row in best}
@@ -179,16 +179,16 @@ def _overview(plt: Any, rows: Sequence[Row]) -> Any:
     return figure
 
 
-def _bars(plt: Any, rows: Sequence[Row]) -> Any:
+def _bars(plt: Any, rows: Sequence[TimedRow]) -> Any:
     """A panel for each thread count, a group for each phase, a bar for each variant."""
     threads, variants = sorted({r.threads for r in rows}), list(dict.fromkeys(r.variant for r in rows))
     phases = [phase for phase in PHASES if any(r.phase == phase for r in rows)]
     colour = colours(variants)
     height = 0.8 / len(variants)
+    size = (7.2, 1.4 + 0.24 * len(phases) * len(variants))
     figure, panels = plt.subplots(
-        1, len(threads), sharex=True, sharey=True, squeeze=False, layout="constrained",
-        figsize=(7.2, 1.4 + 0.24 * len(phases) * len(variants)),
-    )  # fmt: skip
+        1, len(threads), sharex=True, sharey=True, squeeze=False, layout="constrained", figsize=size
+    )
     for axes, count in zip(panels[0], threads, strict=True):
         for row in (r for r in rows if r.threads == count):
             y = phases.index(row.phase) - 0.4 + height * (variants.index(row.variant) + 0.5)
@@ -209,7 +209,7 @@ def _bars(plt: Any, rows: Sequence[Row]) -> Any:
     return figure
 
 
-def _scaling(plt: Any, rows: Sequence[Row]) -> Any:
+def _scaling(plt: Any, rows: Sequence[TimedRow]) -> Any:
     """Lines over the sizes, in the order in which they were measured; bands from the 20th to the 80th percentile."""
     threads, variants = sorted({r.threads for r in rows}), list(dict.fromkeys(r.variant for r in rows))
     sizes, colour = list(dict.fromkeys(r.size for r in rows)), colours(variants)
@@ -234,7 +234,7 @@ def _scaling(plt: Any, rows: Sequence[Row]) -> Any:
     return figure
 
 
-def _roofline(plt: Any, run: Run) -> Any:
+def _roofline(plt: Any, run: TimedRun) -> Any:
     """The forward of every variant whose bytes and operations are known; None where there is none."""
     points = [
         r for r in run.rows if r.phase in ("forward", "call") and r.gigabytes_per_second and r.gigaflops_per_second
@@ -248,10 +248,9 @@ def _roofline(plt: Any, run: Run) -> Any:
     figure, axes = plt.subplots(figsize=(7.2, 5), layout="constrained")
     for kind in dict.fromkeys(kinds.values()):
         own = [r for r in points if kinds[r.variant] == kind]
-        axes.plot(
-            [intensity[r] for r in own], [r.gigaflops_per_second for r in own], label=kind, linestyle="", alpha=0.9,
-            marker={"definition": "s", "tuned": "o"}.get(kind, "^"), color=COLOURS.get(kind, OURS[0]),
-        )  # fmt: skip
+        x, y = [intensity[r] for r in own], [r.gigaflops_per_second for r in own]
+        marker, colour = {"definition": "s", "tuned": "o"}.get(kind, "^"), COLOURS.get(kind, OURS[0])
+        axes.plot(x, y, label=kind, linestyle="", alpha=0.9, marker=marker, color=colour)
     bottom = min(r.gigaflops_per_second for r in points) / 40  # room for the names
     for place, names in _columns(points, intensity):
         axes.annotate(
@@ -273,9 +272,9 @@ def _roofline(plt: Any, run: Run) -> Any:
     return figure
 
 
-def _columns(points: Sequence[Row], intensity: dict[Row, float]) -> list[tuple[float, str]]:
+def _columns(points: Sequence[TimedRow], intensity: dict[TimedRow, float]) -> list[tuple[float, str]]:
     """The workloads by place on the axis; those at nearly the same place are named together, in the middle of them."""
-    columns: list[list[Row]] = []
+    columns: list[list[TimedRow]] = []
     for row in sorted(points, key=lambda r: intensity[r]):
         if columns and intensity[row] < intensity[columns[-1][0]] * 1.35:
             columns[-1].append(row)

@@ -22,7 +22,7 @@ from benchmarks.options import DTYPES, checked_names, checked_sizes, positive
 from benchmarks.report import as_text, milliseconds
 from benchmarks.variants import Setting, Workload
 from benchmarks.workloads import WORKLOADS
-from minilm import threads
+from minilm import checks, threads
 
 ROOT = Path(__file__).parents[1]
 LEAST = 0.005  # share of a function that is shown
@@ -47,9 +47,8 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """`python -m benchmarks profile`"""
-    for option in ("threads", "top"):
-        if getattr(arguments, option) < 1:
-            raise ValueError(f"--{option} {getattr(arguments, option)}: expected at least 1")
+    checks.whole("--threads", arguments.threads, at_least=1)
+    checks.whole("--top", arguments.top, at_least=1)
     work = [(name, checked_sizes(name, arguments.sizes)) for name in checked_names(arguments.names)]
     with threads.limit(arguments.threads):
         for name, sizes in work:
@@ -63,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def profiled(workload: Workload, seconds: float) -> tuple[str, float, list[tuple[str, ...]]]:
-    """The fastest of our variants, its median seconds a call, and cells for each function, the costliest first."""
+    """The fastest of our variants, its median seconds per call, and cells for each function, the costliest first."""
     times = {name: _median(whole(variant), seconds / 4) for name, variant in workload.variants.items() if is_ours(name)}
     name = min(times, key=times.__getitem__)
     run, calls = whole(workload.variants[name]), max(3, int(seconds / 2 / max(times[name], 1e-6)))

@@ -1,4 +1,4 @@
-"""Results: what a row holds, where and when it was taken, as a table in the terminal, as JSON and as CSV."""
+"""Results: the fields of a row, where and when it was taken, as a table in the terminal, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from benchmarks.timing import Ceilings, Measured
+from minilm.files import replacing, write_text
 
 PHASES = ("forward", "backward", "both", "call")  # call: a workload without a backward, or a whole training step
 CARD = (  # what a GPU says of itself, at most: its clocks may be lower while it works
@@ -27,8 +28,8 @@ CARD = (  # what a GPU says of itself, at most: its clocks may be lower while it
 FORMAT = "minilm benchmarks, version 1"  # what a file of results says of itself
 
 
-class Row(NamedTuple):
-    """One variant of one workload, in one phase."""
+class TimedRow(NamedTuple):
+    """The figures of one variant of one workload, in one phase."""
 
     workload: str
     size: str
@@ -52,17 +53,17 @@ class Row(NamedTuple):
     peak_memory_mb: float | None  # beyond inputs and weights, during forward and backward (memory.py)
 
 
-class Run(NamedTuple):
-    """What one process measured."""
+class TimedRun(NamedTuple):
+    """The rows of one process, or of several that belong together, and where they were taken."""
 
     environment: dict[str, Any]
-    rows: list[Row]
+    rows: list[TimedRow]
     notes: list[str]  # what was asked for and could not be had, and why
 
 
 def rows_of(
     workload: Any, phase: str, measured: dict[str, Measured], memory: dict[str, int | None], threads: int, dtype: str
-) -> list[Row]:
+) -> list[TimedRow]:
     """The rows of one phase; with rates where the least traffic and the operations are stated, and without shares."""
     against = next(iter(measured))
     definition = measured.get("definition")
@@ -78,7 +79,7 @@ def rows_of(
         bandwidth, arithmetic = (amount / p50 / 1e9 if amount else None for amount in amounts)
         peak = memory.get(name)
         rows.append(
-            Row(
+            TimedRow(
                 workload=workload.name,
                 size=workload.size,
                 variant=name,
@@ -104,7 +105,7 @@ def rows_of(
     return rows
 
 
-def with_shares(rows: Iterable[Row], best: Mapping[str, Ceilings]) -> list[Row]:
+def with_shares(rows: Iterable[TimedRow], best: Mapping[str, Ceilings]) -> list[TimedRow]:
     """The rows with their rates as shares of what the machine reaches at best, in their precision."""
     return [
         row._replace(
@@ -136,7 +137,7 @@ def _share(rate: float | None, ceiling: float) -> float | None:
 
 
 def environment(xp: Any, threads: int, best: Mapping[str, Ceilings], peers: Iterable[str] = ()) -> dict[str, Any]:
-    """What a reader needs to judge the numbers."""
+    """Machine, software and ceilings: enough to judge the numbers by."""
     blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
     found = {
         "date": date.today().isoformat(),
@@ -177,8 +178,8 @@ def _processor() -> str:
 # ---- the terminal
 
 
-def print_run(run: Run) -> None:
-    """Where it ran, what is missing, and a table a workload: phases and variants down."""
+def print_run(run: TimedRun) -> None:
+    """Where it ran, what is missing, and one table per workload: phases and variants down."""
     print(describe(run.environment))
     for note in run.notes:
         print(note)
@@ -187,7 +188,7 @@ def print_run(run: Run) -> None:
         print(f"\n{LEGEND}")
 
 
-def print_tables(rows: Sequence[Row], file: TextIO | None = None) -> None:
+def print_tables(rows: Sequence[TimedRow], file: TextIO | None = None) -> None:
     """A table for each workload, size and precision."""
     for key in dict.fromkeys((row.workload, row.size, row.dtype) for row in rows):
         chosen = [row for row in rows if (row.workload, row.size, row.dtype) == key]
@@ -210,10 +211,8 @@ def describe(environment: dict[str, Any]) -> str:
     )
 
 
-HEAD = (
-    "phase", "variant", "ms, median", "p20 - p80", "ratio", "p20 - p80", "× definition", "GB/s", "of copy", "GFLOP/s",
-    "of product", "peak MB",
-)  # fmt: skip
+HEAD = ("phase", "variant", "ms, median", "p20 - p80", "ratio", "p20 - p80", "× definition")
+HEAD += ("GB/s", "of copy", "GFLOP/s", "of product", "peak MB")
 LEGEND = (
     "ratio: time of the phase's first variant / time of this one, median of paired rounds: above 1 is faster. "
     "× definition: the same against\nthe definition. Of copy, of product: share of this machine's measured ceilings "
@@ -221,7 +220,7 @@ LEGEND = (
 )
 
 
-def cells_of(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+def cells_of(rows: Sequence[TimedRow]) -> list[tuple[str, ...]]:
     """The cells under `HEAD`; a phase and a variant's memory are named once."""
     cells, seen = [], set()
     for row in rows:
@@ -258,11 +257,11 @@ def _number(value: float | None, form: str) -> str:
 
 def as_text(table: Sequence[Sequence[str]], left: int = 2) -> str:
     """Columns side by side, the first `left` to the left; columns without a number are left out."""
-    kept = [c for c in range(len(table[0])) if any(row[c] for row in table[1:])]
-    widths = {c: max(len(row[c]) for row in table) for c in kept}
+    shown = [c for c in range(len(table[0])) if any(row[c] for row in table[1:])]
+    widths = {c: max(len(row[c]) for row in table) for c in shown}
     lines = []
     for row in table:
-        lines.append("  ".join(row[c].ljust(widths[c]) if c < left else row[c].rjust(widths[c]) for c in kept))
+        lines.append("  ".join(row[c].ljust(widths[c]) if c < left else row[c].rjust(widths[c]) for c in shown))
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
@@ -284,16 +283,8 @@ def check_writable(path: str | Path) -> None:
         raise ValueError(f"{path} cannot be written: {problem.strerror}; choose another folder") from None
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Written to a temporary name, then renamed: a file is whole or absent."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def write_json(path: str | Path, runs: Sequence[Run]) -> None:
-    """One line a row, so that a change of recorded results reads as one."""
+def write_json(path: str | Path, runs: Sequence[TimedRun]) -> None:
+    """One line per row, so that a change of recorded results reads as one."""
     parts = []
     for run in runs:
         rows = ",\n".join("    " + json.dumps({k: _rounded(v) for k, v in row._asdict().items()}) for row in run.rows)
@@ -307,13 +298,16 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def read_json(path: str | Path) -> list[Run]:
+def read_json(path: str | Path) -> list[TimedRun]:
     """The runs in a file of results. Raises ValueError with the file's name where it is not one."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
-        return [Run(run["environment"], [Row(**row) for row in run["rows"]], run["notes"]) for run in content["runs"]]
+        return [
+            TimedRun(run["environment"], [TimedRow(**row) for row in run["rows"]], run["notes"])
+            for run in content["runs"]
+        ]
     except OSError as problem:
         raise ValueError(f"{path} cannot be read: {problem.strerror}") from None
     except (ValueError, KeyError, TypeError) as problem:
@@ -323,14 +317,13 @@ def read_json(path: str | Path) -> list[Run]:
         ) from None
 
 
-def write_csv(path: str | Path, runs: Sequence[Run]) -> None:
-    """A header, and a line a row; date, device and versions are columns of each."""
-    columns = [*Row._fields, *dict.fromkeys(k for run in runs for k in run.environment if k not in Row._fields)]
-    temporary = Path(path).with_name(Path(path).name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+def write_csv(path: str | Path, runs: Sequence[TimedRun]) -> None:
+    """A header, and one line per row; date, device and versions are columns of each."""
+    about = dict.fromkeys(key for run in runs for key in run.environment if key not in TimedRow._fields)
+    columns = [*TimedRow._fields, *about]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for run in runs:
             for row in run.rows:
                 writer.writerow(run.environment | row._asdict())
-    temporary.replace(path)

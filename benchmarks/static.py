@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
+from minilm.files import write_text
 from minilm.kernels import roofline
 from minilm.kernels.cuda.instances import Instance, all_instances
 from minilm.kernels.gate import compile as compiling
@@ -51,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
     """`python -m benchmarks static`"""
     if arguments.json:
         report.check_writable(arguments.json)
-    found = tables()
+    found = static_tables()
     for note in found["notes"]:
         print(note)
     if found["kernels"]:
@@ -63,11 +64,11 @@ def main(arguments: argparse.Namespace) -> int:
     for line in found["peaks"]:
         print(f"  {line}")
     if arguments.json:
-        report.write_text(arguments.json, json.dumps(found, indent=1) + "\n")
+        write_text(arguments.json, json.dumps(found, indent=1) + "\n")
     return 0
 
 
-def tables() -> dict[str, Any]:
+def static_tables() -> dict[str, Any]:
     """Both tables, their cells as text, and what is absent."""
     notes, kernels, compilers = [], [], []
     problem = compiling.missing()

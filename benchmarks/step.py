@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.kernel_times import Times, measure
 from minilm.backend import resolve_device
 from minilm.kernels.check.records import FAILED, PASSED, Record, say
-from minilm.models import build
 from minilm.optim import AdamW
+from minilm.presets import build
 from minilm.text.batching import LanguageBatch
 
 SHOWN = 12  # kernels of a step, the longest ones
@@ -100,7 +100,7 @@ def training_step(size: Size, xp: ModuleType, losses: list[Any]) -> Any:
 
 
 def kernel_table(times: Times) -> str:
-    """The longest kernels, a line each, and the rest in one."""
+    """The longest kernels, one line each, and the rest in one."""
     lines = [f"{'ms':>9}  {'launches':>8}  kernel ({times.source})"]
     for kernel in times.kernels[:SHOWN]:
         lines.append(f"{kernel.milliseconds:9.3f}  {kernel.launches:8d}  {kernel.name[:90]}")

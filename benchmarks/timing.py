@@ -42,7 +42,7 @@ class Spread(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What one variant took: its seconds in each round."""
+    """The seconds of one variant in each round."""
 
     seconds: list[float]
 
@@ -188,7 +188,7 @@ def interleave(
 
 
 class Ceilings(NamedTuple):
-    """What this machine does at best: the measure of GB/s and GFLOP/s."""
+    """The best rates of this machine: the measure of GB/s and GFLOP/s."""
 
     copy_gigabytes: float  # bytes read and written per second, / 1e9: of a copy on the CPU, of the triad on a GPU
     product_gigaflops: float  # of a square matrix product

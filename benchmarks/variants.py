@@ -1,7 +1,8 @@
-"""What a workload is, where it runs, and how variants are made from op pairs."""
+"""Workloads, the settings they run in, and the variants made from op pairs."""
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,9 +18,12 @@ from minilm.selection import which
 
 DRAWN_ON_DEVICE = 1 << 22  # numbers: from here on the host takes seconds
 
+Op = Callable[..., Any]
+Part = Callable[[np.random.Generator], tuple[slice, ...]]
+
 
 class LeftOut(ValueError):
-    """What a workload can't do in a setting, and why: it is left out with this note, and nothing has failed."""
+    """The reason why a workload can't run in a setting: it is left out with this note, and nothing has failed."""
 
 
 class Variant(NamedTuple):
@@ -48,7 +52,7 @@ class Variant(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What the variants must give."""
+    """The results that the variants must give."""
 
     index: tuple[slice, ...]  # the part of each array that was computed; () is all
     outputs: list[Any]  # arrays of the setting's library
@@ -83,7 +87,7 @@ class Setting(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        """What results may differ by, relative to the largest number: by the precision of the arrays."""
+        """The largest difference between results, relative to the largest number: by the precision of the arrays."""
         return {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}[self.dtype]
 
     @property
@@ -171,23 +175,19 @@ class Setting(NamedTuple):
 
     def jax(self) -> Any:
         """JAX, or None: it is compared in float32 on the CPU."""
-        if "jax" not in self.peers or self.xp is not np or self.dtype != "float32":
-            return None
-        try:
-            import jax
-        except ImportError:
-            return None
-        return jax
+        return self._float32_on_the_cpu("jax")
 
     def gensim(self) -> Any:
         """gensim, or None; its arithmetic is float32 on the CPU."""
-        if "gensim" not in self.peers or self.xp is not np or self.dtype != "float32":
+        return self._float32_on_the_cpu("gensim")
+
+    def _float32_on_the_cpu(self, peer: str) -> Any:
+        if peer not in self.peers or self.xp is not np or self.dtype != "float32":
             return None
         try:
-            import gensim
+            return importlib.import_module(peer)
         except ImportError:
             return None
-        return gensim
 
 
 def arrays_in(value: Any) -> list[Any]:
@@ -227,6 +227,13 @@ def whole(variant: Variant) -> Callable[[], Any]:
     """One forward, and backward where there is one."""
     forward, backward = variant.forward, variant.backward
     return forward if backward is None else lambda: backward(forward())
+
+
+def preset_model(name: str, **options: Any) -> Any:
+    """A model of minilm's, for the workloads that have one: the others need nothing but NumPy."""
+    from minilm.presets import build
+
+    return build(name, **options)
 
 
 def definition(variant: Variant) -> Variant:
@@ -275,10 +282,9 @@ def with_tuned(variant: Variant, op: str, *args: Any, **options: Any) -> dict[st
 
 
 def reference_of(
-    setting: Setting, op: Callable[..., Any], backward: Callable[..., Any] | None, dy: Any, args: Sequence[Any],
-    part: Callable[[np.random.Generator], tuple[slice, ...]] | None = None, **options: Any,
-) -> Callable[[np.random.Generator], Reference] | None:  # fmt: skip
-    """What the definition gives in float32 for the same, rounded, inputs in 16 bits; None for longer types.
+    setting: Setting, op: Op, backward: Op | None, dy: Any, args: Sequence[Any], part: Part | None = None, **given: Any
+) -> Callable[[np.random.Generator], Reference] | None:
+    """The results of the definition in float32 for the same, rounded, inputs in 16 bits; None for longer types.
 
     With `part`, in any type, and of one part of the inputs only, which `part` draws.
     """
@@ -295,7 +301,7 @@ def reference_of(
             return array.astype(np.float32) if setting.sixteen_bits else array
 
         with reference():
-            y, cache = op(*map(exact, args), **options)
+            y, cache = op(*map(exact, args), **given)
             gradients = backward(exact(dy), cache) if backward else ()
         return Reference(index, arrays_in(y), arrays_in(gradients))
 

@@ -19,9 +19,9 @@ class Card(NamedTuple):
     """Peak rates of one card, dense, as its maker states them."""
 
     name: str
-    bandwidth: float  # bytes a second
-    tensor: float  # operations a second, float16 products with float32 sums on tensor cores
-    float32: float  # operations a second on the plain cores
+    bandwidth: float  # bytes per second
+    tensor: float  # operations per second, float16 products with float32 sums on tensor cores
+    float32: float  # operations per second on the plain cores
     float64: float
     source: str
 
@@ -46,7 +46,7 @@ PEAKS = "Peaks (dense), TB/s, TFLOP/s on tensor cores, in float32"
 
 
 class Work(NamedTuple):
-    """What one call moves and computes."""
+    """The bytes that one call moves, and its arithmetic."""
 
     name: str
     bytes: int
@@ -142,7 +142,7 @@ def standard_work() -> list[Work]:
 
 
 def rows(works: list[Work]) -> list[list[str]]:
-    """A head, and a row a call with a column a card: microseconds, and m(emory) or a(rithmetic)."""
+    """A head, and one row per call with one column per card: microseconds, and m(emory) or a(rithmetic)."""
     found = [["call", "MB", "GFLOP", *(card.name for card in CARDS)]]
     for work in works:
         times = []
@@ -161,7 +161,7 @@ def table(works: list[Work]) -> str:
 
 
 def peaks() -> list[str]:
-    """What is assumed of each card, and who says so, a line each."""
+    """The assumptions about each card and their sources, one line each."""
     lines = []
     for card in CARDS:
         rates = f"{card.bandwidth / 1e12:.2f}, {card.tensor / 1e12:.0f}, {card.float32 / 1e12:.0f}"

@@ -1,4 +1,4 @@
-"""Which array library an array belongs to, which device is meant, and where random numbers come from.
+"""The array library of an array, the device that is meant, and generators of random numbers.
 
 The one module that knows CuPy exists. Everything else in `minilm/` is written once, for NumPy and CuPy arrays alike,
 and asks here for the library of the arrays it was given:
@@ -111,12 +111,15 @@ def resolve_device(device: str = "auto") -> ModuleType:
     )
 
 
-def generator(*seed: int) -> np.random.Generator:
-    """A random generator from one or several integers, the same on every machine: `generator(seed, stream, step)`.
+def generator(*seed: int | str) -> np.random.Generator:
+    """A random generator from integers and names, the same on every machine: `generator(seed, "WIND", step)`.
 
-    Deriving a generator from (seed, stream, step) instead of carrying one along is what makes a resumed run identical.
+    The name keeps one use of a seed apart from every other; it counts as the integer that its UTF-8 bytes spell.
+    Deriving a generator from (seed, name, step) instead of carrying one along is what makes a resumed run identical.
     """
-    return np.random.default_rng(seed)
+    return np.random.default_rng(
+        [int.from_bytes(part.encode(), "big") if isinstance(part, str) else part for part in seed]
+    )
 
 
 def uniform(rng: Any, shape: tuple[int, ...], like: Array) -> Array:

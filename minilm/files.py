@@ -1,11 +1,13 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and JSON in them."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -25,6 +27,37 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
         _flush(path.parent)  # the rename itself
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, replacing the file in one move."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as readable JSON, replacing the file in one move."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. Raises ValueError, naming the file, where it is missing or no JSON."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise ValueError(f"{path}: cannot be read ({problem.strerror}); is the name right?") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a JSON file but binary data; restore it, or make the run again") from None
+    return parse_json(text, path)
+
+
+def parse_json(text: str, path: str | Path) -> Any:
+    """The value that `text` says. Raises ValueError, naming the file it stands in, where it is no JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"{path}: not valid JSON ({problem}); restore it, or make the run again") from None
 
 
 def _flush(path: Path) -> None:

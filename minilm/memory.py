@@ -95,7 +95,7 @@ class MemoryPool:
 
 
 def _count_of_an_unused_buffer() -> int:
-    """What `getrefcount(buffer[0])` says of a buffer that only its tuple refers to, in this Python."""
+    """The `getrefcount(buffer[0])` of a buffer that only its tuple refers to, in this Python."""
     buffer = (np.empty(1, np.uint8), 0)
     return getrefcount(buffer[0])
 

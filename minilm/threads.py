@@ -21,6 +21,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
+from minilm.checks import whole
+
 Result = TypeVar("Result")
 
 VARIABLES = ("MINILM_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
@@ -54,9 +56,7 @@ def count() -> int:
 @contextmanager
 def limit(threads: int) -> Iterator[None]:
     """Within this block, `threads` threads, for BLAS too. Raises ValueError for fewer than 1."""
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
-    token = _limit.set(threads)
+    token = _limit.set(whole("threads", threads, at_least=1))
     try:
         with _blas().limit(limits=threads):
             yield
@@ -84,7 +84,7 @@ def _blas() -> Any:
 
 
 class _Unlimited:
-    """What stands in where BLAS can't be told how many threads to use."""
+    """A stand-in where BLAS can't be told how many threads to use."""
 
     def limit(self, limits: int) -> AbstractContextManager:
         return nullcontext()

@@ -1,4 +1,4 @@
-"""Imports go down only: cli → train → adapt → models → layers → ops → selection; kernels → ops. No exception."""
+"""Imports go down only: cli → study, runs → presets → tasks → train, adapt → models → layers → ops; kernels → ops."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ import minilm.kernels
 # A package may import those on the lines above its own, and itself.
 FROM_THE_BOTTOM = [
     ("backend", "checks", "files", "memory", "selection", "threads"),
-    ("data",),
+    ("data", "gradcheck"),
     ("ops", "text"),
     ("kernels", "layers"),
     ("optim", "models"),
     ("adapt",),
     ("train",),
-    ("gradcheck",),
-    ("kernels.check",),
+    ("tasks",),
+    ("presets",),
+    ("kernels.check", "runs", "study"),
     ("kernels.__main__", "cli"),
 ]
 LEVEL = {name: level for level, names in enumerate(FROM_THE_BOTTOM) for name in names}
@@ -71,6 +72,11 @@ def test_a_package_imports_what_lies_below_it(package):
             if name in LEVEL and name != package:
                 same_ground = LEVEL[name] == LEVEL[package] == 0
                 assert LEVEL[name] < LEVEL[package] or same_ground, f"{file} imports {name}, which lies above it"
+
+
+def test_the_checker_stands_alone():
+    names = {name for own, file in modules() if own == "gradcheck" for name in imported(file)}
+    assert names & {*LEVEL} == {"gradcheck", "backend", "checks"}
 
 
 def test_every_package_has_its_place():

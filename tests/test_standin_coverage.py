@@ -7,6 +7,7 @@ last tests walk the public names of the three packages, so that none can be forg
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 
 import numpy as np
@@ -15,12 +16,13 @@ import pytest
 import minilm.layers
 import minilm.models
 import minilm.ops
-from minilm.gradcheck import cases, layer_cases, model_cases, op_cases, sequence_cases
 from minilm.gradcheck.structures import draw_like, fresh, leaves, map_leaves
+from minilm.selection import registered
+from minilm.study.cases import LAYERS, METHODS, MODELS, OPS, LayerCase
 from tests import strict_cupy
 from tests.models.tiny import make
 
-OPS, LAYERS, MODELS = [*op_cases.CASES, *sequence_cases.CASES], [*layer_cases.CASES], [*model_cases.CASES]
+TREES = {name: cases for cases in (LAYERS, MODELS, METHODS) for name in cases.names()}
 
 
 @pytest.fixture
@@ -49,79 +51,39 @@ def check(step, device):
         np.testing.assert_allclose(array.get(), want[path], rtol=1e-4, atol=1e-6, err_msg=path)
 
 
-# ---- what the cases of gradcheck would call
-
-
-def op_calls(name, monkeypatch):
-    """(op, arrays, options) of each case."""
-    calls = []
-
-    def keep(op, label, *, wrt=None, options=None, **arrays):
-        calls.append((op, arrays, options or {}))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(op_cases.Op, "__call__", keep)
-        assert list(cases._builders()[name](0)) == [None] * len(calls)
-    return calls
-
-
-def trees(name, monkeypatch):
-    """(layer, x, options) of each case of a layer, (model, batch, {}) of a model."""
-    calls = []
-
-    def keep(tree, x, *, seed, **options):
-        calls.append((tree, x, options))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(layer_cases, "check_layer", keep)
-        patch.setattr(model_cases, "check_model", keep)
-        for case in cases._builders()[name](0):
-            case.run(0)
-    return calls
-
-
 # ---- forward and backward
 
 
-@pytest.mark.parametrize("name", OPS)
-def test_op(name, device, monkeypatch):
-    calls = op_calls(name, monkeypatch)
-    assert calls
-    for op, arrays, options in calls:
+@pytest.mark.parametrize("name", OPS.names())
+def test_op(name, device):
+    op, cases = registered()[name], list(OPS.cases(name))
+    assert cases
+    for case in cases:
 
-        def step(xp, op=op, arrays=arrays, options=options):
-            y, cache = op.op(**given(arrays, xp), **given(options, xp))
-            return y, op.op.backward(draw_like(y, np.random.default_rng(0)), cache)
+        def step(xp, case=case):
+            y, cache = op(**given(case.arrays, xp), **given(case.options, xp))
+            return y, op.backward(draw_like(y, np.random.default_rng(0)), cache)
 
         check(step, device)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_layer(name, device, monkeypatch):
-    calls = trees(name, monkeypatch)
-    assert calls
-    for layer, x, options in calls:
+@pytest.mark.parametrize("name", TREES)
+def test_layer_or_model(name, device):
+    cases = list(TREES[name].cases(name))
+    assert cases
+    for case in cases:
 
-        def step(xp, layer=layer, x=x, options=options):
-            layer = copy.deepcopy(layer).to(xp, "float32")
-            y, cache = layer.forward(given(x, xp), rng=np.random.default_rng(1), **given(options, xp))
+        def layer_step(xp, case=case):
+            layer = copy.deepcopy(case.layer).to(xp, "float32")
+            y, cache = layer.forward(given(case.x, xp), rng=np.random.default_rng(1), **given(case.options, xp))
             return y, layer.backward(draw_like(y, np.random.default_rng(0)), cache)
 
-        check(step, device)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_model(name, device, monkeypatch):
-    calls = trees(name, monkeypatch)
-    assert calls
-    for model, batch, _ in calls:
-
-        def step(xp, model=model, batch=batch):
-            model = copy.deepcopy(model).to(xp, "float32")
-            loss, cache = model.loss(given(batch, xp), rng=np.random.default_rng(1))
+        def model_step(xp, case=case):
+            model = copy.deepcopy(case.model).to(xp, "float32")
+            loss, cache = model.loss(given(case.batch, xp), rng=np.random.default_rng(1))
             return loss, model.loss_backward(1.0, cache)
 
-        check(step, device)
+        check(layer_step if isinstance(case, LayerCase) else model_step, device)
 
 
 def on_device(host, xp):
@@ -163,16 +125,12 @@ def test_generate(device):
 
 # ---- nothing is left out
 
-NOT_RUN = {  # public names that compute nothing on arrays of their own
+NOT_RUN = {  # public layers and functions that compute nothing on arrays of their own
     "Layer": "base class",
-    "PositionalEncoding": "base class",
     "Backbone": "base class",
     "Classifier": "base class",
+    "WordCounts": "makes a BagOfWords",
     "positional_encoding": "makes a layer by name",
-    "PRESETS": "table of the models",
-    "Preset": "one entry of it",
-    "find_preset": "looks one up",
-    "build": "makes a model by name",
     "describe": "counts parameters",
     "num_parameters": "counts parameters",
 }
@@ -181,18 +139,23 @@ NOT_RUN = {  # public names that compute nothing on arrays of their own
 def test_every_public_op_is_run():
     public = {name for name in minilm.ops.__all__ if not name.endswith("_backward")}
     pairs = {name for name in public if f"{name}_backward" in minilm.ops.__all__}
-    assert pairs <= set(OPS)
+    assert pairs <= set(OPS.names())
     assert public - pairs <= WITHOUT_BACKWARD.keys()
 
 
-def test_every_public_layer_and_model_is_run(monkeypatch):
-    """A class counts where it is a part of a tree that the tests above run."""
+def test_every_public_layer_and_model_is_run():
+    """A class counts where it is a part of a tree that the test above runs."""
     run = set(WITHOUT_BACKWARD) | {"generate"}
-    for name in (*LAYERS, *MODELS):
-        for tree, _, _ in trees(name, monkeypatch):
+    for name, table in TREES.items():
+        for case in table.cases(name):
+            tree = case.layer if isinstance(case, LayerCase) else case.model
             parts = [part for _, part in tree.walk()]
             run |= {type(part).__name__ for part in parts}
-            run |= {type(held).__name__ for part in parts for held in vars(part).values()}  # positions, activations
-    public = {*minilm.layers.__all__, *minilm.models.__all__}
-    assert public - run == NOT_RUN.keys()
-    assert set(minilm.models.PRESETS) <= set(MODELS)
+            run |= {type(held).__name__ for part in parts for held in vars(part).values()}  # positions
+    public = {name: getattr(package, name) for package in (minilm.layers, minilm.models) for name in package.__all__}
+    computing = {
+        name
+        for name, thing in public.items()
+        if inspect.isfunction(thing) or (inspect.isclass(thing) and issubclass(thing, minilm.layers.Layer))
+    }
+    assert computing - run == NOT_RUN.keys()

@@ -1,1 +1,1 @@
-"""What the frameworks' users would write, on copies of our inputs and weights. Each takes its framework as given."""
+"""The code of the frameworks' users, on copies of our inputs and weights. Each takes its framework as given."""

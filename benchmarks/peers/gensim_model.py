@@ -6,13 +6,14 @@ from typing import Any
 
 from benchmarks.variants import Variant
 
+EVERY_WORD = {"sample": 0, "shrink_windows": False, "epochs": 1}
+
 
 def epoch(gensim: Any, ids: Any, vocabulary: int, width: int, window: int, negatives: int) -> Variant:
     """Full windows and every word, as ours: no smaller windows at random, no subsampling of frequent words."""
     model = gensim.models.Word2Vec(
-        vector_size=width, window=window, negative=negatives, sg=1, min_count=1, workers=1, sample=0, epochs=1,
-        shrink_windows=False,
-    )  # fmt: skip
+        vector_size=width, window=window, negative=negatives, sg=1, min_count=1, workers=1, **EVERY_WORD
+    )
     texts = [[str(word) for word in text] for text in ids]
     model.build_vocab([*texts, *([str(word)] for word in range(vocabulary))])
 

@@ -16,7 +16,9 @@ def gpt_step(setting: Setting, model: Any, batch: Any) -> Variant:
     device = jax.devices("cpu")[0]
     weights = {name: jax.device_put(to_numpy(array), device) for name, array in model.parameters().items()}
     texts = copies(setting, jax, [batch.ids, batch.targets])
-    differentiate = jax.value_and_grad(_gpt_loss(jax, len(model.backbone.blocks.children), model.config["heads"]))
+    differentiate = jax.value_and_grad(
+        _gpt_loss(jax, len(model.backbone.blocks.children), model.backbone.blocks.children["0"].self_attn.heads)
+    )
 
     @jax.jit
     def step(weights: Any, m: Any, v: Any, count: Any, lr: Any, texts: Any) -> Any:

@@ -38,7 +38,7 @@ def gpt_step(torch: Any, model: Any, batch: Any, device: str) -> Variant:
     ids, targets = batch.ids, batch.targets
     (B, T), C = ids.shape, leaves["backbone.embedding.weight"].shape[1]
     layers = len(model.backbone.blocks.children)
-    heads = model.config["heads"]
+    heads = model.backbone.blocks.children["0"].self_attn.heads
 
     def norm(x: Any, name: str) -> Any:
         return F.layer_norm(x, (C,), leaves[f"backbone.{name}.weight"])
@@ -115,10 +115,10 @@ def generate(torch: Any, model: Any, prompt: Any, tokens: Any, device: str) -> V
     (1, T) and tokens (1, n) are tensors.
     """
     F, leaves = torch.nn.functional, _weights(torch, model, device)
-    C, heads = leaves["backbone.embedding.weight"].shape[1], model.config["heads"]
+    C, heads = leaves["backbone.embedding.weight"].shape[1], model.backbone.blocks.children["0"].self_attn.heads
     layers, length = len(model.backbone.blocks.children), prompt.shape[1]
     like = leaves["backbone.embedding.weight"]
-    kept = like.new_zeros(layers, 2, 1, heads, length + tokens.shape[1], C // heads)  # keys and values of each layer
+    past = like.new_zeros(layers, 2, 1, heads, length + tokens.shape[1], C // heads)  # keys and values of each layer
 
     def affine(x: Any, name: str) -> Any:
         return F.linear(x, leaves[f"backbone.{name}.weight"], leaves[f"backbone.{name}.bias"])
@@ -134,7 +134,7 @@ def generate(torch: Any, model: Any, prompt: Any, tokens: Any, device: str) -> V
             block = f"blocks.{number}"
             qkv = affine(norm(x, f"{block}.norm1"), f"{block}.self_attn.in_proj")
             q, k, v = (part.view(1, -1, heads, C // heads).transpose(1, 2) for part in qkv.split(C, dim=2))
-            keys, values = kept[number]
+            keys, values = past[number]
             keys[:, :, start:stop], values[:, :, start:stop] = k, v
             y = F.scaled_dot_product_attention(
                 q, keys[:, :, :stop], values[:, :, :stop], is_causal=start == 0 and stop > 1

@@ -20,7 +20,7 @@ from benchmarks import triton_kernels
 from benchmarks.variants import Setting, Variant, pair
 
 HEAD_SIZES = (32, 64, 128)  # that the attention serves
-LONGEST_ROW = 65536  # that a program of softmax and layer norm can hold: 128 numbers a thread of 16 warps
+LONGEST_ROW = 65536  # that a program of softmax and layer norm can hold: 128 numbers per thread of 16 warps
 
 
 def _tiles(*choices: tuple[int, int, int, int]) -> list[triton.Config]:
@@ -122,10 +122,10 @@ def layer_norm(setting: Setting, x: Any, gain: Any, bias: Any, dy: Any, eps: flo
         kernel("layer_norm_forward")[(rows,)](a, scale, shift, y, mean, rstd, columns, eps, BLOCK=block)
         return y, (mean, rstd)
 
-    def backward(slope: Any, kept: Any) -> tuple[Any, Any, Any]:
+    def backward(slope: Any, saved: Any) -> tuple[Any, Any, Any]:
         dx, dgain, dbias = torch.empty_like(a), torch.empty_like(scale), torch.empty_like(shift)
         parts = torch.empty((2, programs, columns), dtype=torch.float32, device=a.device)
-        kernel("layer_norm_backward")[(programs,)](a, scale, slope, *kept, dx, *parts, rows, columns, BLOCK=block)
+        kernel("layer_norm_backward")[(programs,)](a, scale, slope, *saved, dx, *parts, rows, columns, BLOCK=block)
         kernel("layer_norm_sum_parts")[lambda meta: (triton.cdiv(columns, meta["BLOCK_N"]),)](
             *parts, dgain, dbias, programs, columns
         )
@@ -187,8 +187,8 @@ def attention(
         kernel("attention_forward")[per_queries](a, b, c, y, lse, scale, T, **known)
         return y, (y, lse)
 
-    def backward(slope: Any, kept: Any) -> tuple[Any, Any, Any]:
-        y, lse = kept
+    def backward(slope: Any, saved: Any) -> tuple[Any, Any, Any]:
+        y, lse = saved
         dq, dk, dv, delta = torch.empty_like(a), torch.empty_like(b), torch.empty_like(c), torch.empty_like(lse)
         delta_kernel = _launcher(setting, "D")("attention_delta")
         delta_kernel[lambda meta: (triton.cdiv(B * H * T, meta["BLOCK"]),)](y, slope, delta, B * H * T, D=D)

@@ -63,7 +63,7 @@ KERNELS = (
     Kernel(
         "softmax, N=4096, f32", "softmax_forward",
         {"x": "*fp32", "y": "*fp32", "rows_stride": "i32", "N": "i32", "BLOCK": "constexpr"},
-        {"BLOCK": COLUMNS}, 4, 2, COLUMNS // (4 * 32),  # as many numbers a thread as ours
+        {"BLOCK": COLUMNS}, 4, 2, COLUMNS // (4 * 32),  # as many numbers per thread as ours
     ),
     Kernel(
         "attention forward, D=64, f16", "attention_forward",

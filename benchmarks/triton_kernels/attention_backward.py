@@ -18,7 +18,7 @@ from benchmarks.triton_kernels.attention import LOG2_E, load, store
 
 @triton.jit
 def attention_delta(y, dy, delta, rows, D: tl.constexpr, BLOCK: tl.constexpr):
-    """δ = Σ dy y over D, a row each: what normalising the row takes away. `rows` is B·H·T."""
+    """δ = Σ dy y over D, per row: what normalising the row takes away. `rows` is B·H·T."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < rows
     at = row.to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]  # (BLOCK, D)

@@ -1,4 +1,4 @@
-"""Cross-entropy of logits (rows, N) with target classes (rows,): loss = log Σ exp(x) − x[target], a row each.
+"""Cross-entropy of logits (rows, N) with target classes (rows,): loss = log Σ exp(x) − x[target], per row.
 
 The gradient of the mean over rows is dx = scale · (exp(x − lse) − [column = target]) with scale = ∂L/∂loss / rows.
 A row may be longer than registers hold: it passes by in blocks, and maximum and sum are kept up to date.

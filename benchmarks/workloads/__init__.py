@@ -1,4 +1,4 @@
-"""What is compared: every workload as variants on the same inputs.
+"""The table of workloads: each one as variants on the same inputs.
 
     WORKLOADS[name](Setting(numpy, "float32", ("torch",)), *sizes) -> Workload
 

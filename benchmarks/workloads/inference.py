@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import pytorch
-from benchmarks.variants import Setting, Workload, call, definition, recycling
-from minilm.models import build
+from benchmarks.variants import Setting, Workload, call, definition, preset_model, recycling
 from minilm.models.transformer_backbone import TransformerBackbone
 
 
@@ -19,10 +18,8 @@ def bert_encode(setting: Setting, layers: int = 6, width: int = 384, heads: int 
     """
     setting.require_long("bert-encode")
     rng = np.random.default_rng(0)
-    backbone = TransformerBackbone(
-        30522, width, layers, heads, context=T, activation="gelu", norm_first=False, causal=False, rng=rng,
-        dtype=setting.dtype,
-    )  # fmt: skip
+    of_bert = {"activation": "gelu", "norm_first": False, "causal": False}
+    backbone = TransformerBackbone(30522, width, layers, heads, context=T, rng=rng, dtype=setting.dtype, **of_bert)
     ids, lengths = setting.integers(30522, B, T), rng.integers(max(1, T // 4), T + 1, B)
     lengths[0] = T  # the batch is as long as its longest text
     key_lengths, framework = setting.share(setting.xp.asarray(lengths)), None
@@ -53,10 +50,8 @@ def generate(
     """
     setting.require_long("generate")
     heads = max(1, width // 64)
-    model = build(
-        "gpt", vocab_size=vocabulary, layers=layers, heads=heads, width=width, context=T + tokens, bias=True,
-        dtype=setting.dtype,
-    )  # fmt: skip
+    sizes = {"layers": layers, "heads": heads, "width": width, "context": T + tokens}
+    model = preset_model("gpt", vocab_size=vocabulary, bias=True, dtype=setting.dtype, **sizes)
     prompt, following = setting.integers(vocabulary, 1, T), setting.integers(vocabulary, 1, tokens)
     framework = None
     if torch := setting.torch():

@@ -53,10 +53,10 @@ def softmax(setting: Setting, rows: int = 4096, columns: int = 1024) -> Workload
 
         if columns <= triton_functions.LONGEST_ROW:
             variants["triton"] = triton_functions.softmax(setting, x, dy)
+    size, reference = f"{rows} x {columns}", reference_of(setting, ops.softmax, ops.softmax_backward, dy, [x])
     return Workload(
-        "softmax", f"{rows} x {columns}", variants, 2 * x.nbytes, 4 * x.size, setting.tolerance, 4 * x.nbytes,
-        7 * x.size, reference_of(setting, ops.softmax, ops.softmax_backward, dy, [x]),
-    )  # fmt: skip
+        "softmax", size, variants, 2 * x.nbytes, 4 * x.size, setting.tolerance, 4 * x.nbytes, 7 * x.size, reference
+    )
 
 
 def layer_norm(setting: Setting, rows: int = 4096, columns: int = 512) -> Workload:
@@ -76,10 +76,10 @@ def layer_norm(setting: Setting, rows: int = 4096, columns: int = 512) -> Worklo
 
         if columns <= triton_functions.LONGEST_ROW:
             variants["triton"] = triton_functions.layer_norm(setting, *args, dy)
+    size, reference = f"{rows} x {columns}", reference_of(setting, ops.layer_norm, ops.layer_norm_backward, dy, args)
     return Workload(
-        "layer_norm", f"{rows} x {columns}", variants, 2 * x.nbytes, 8 * x.size, setting.tolerance, 4 * x.nbytes,
-        20 * x.size, reference_of(setting, ops.layer_norm, ops.layer_norm_backward, dy, args),
-    )  # fmt: skip
+        "layer_norm", size, variants, 2 * x.nbytes, 8 * x.size, setting.tolerance, 4 * x.nbytes, 20 * x.size, reference
+    )
 
 
 def gelu(setting: Setting, rows: int = 2048, columns: int = 2048, approximate: str = "none") -> Workload:
@@ -94,11 +94,11 @@ def gelu(setting: Setting, rows: int = 2048, columns: int = 2048, approximate: s
         variants["jax"] = jax_functions.variant(
             setting, lambda a: jax.nn.gelu(a, approximate=approximate == "tanh"), [x], dy
         )
+    name, size = "gelu" if approximate == "none" else "gelu-tanh", f"{rows} x {columns}"
+    reference = reference_of(setting, ops.gelu, ops.gelu_backward, dy, (x, approximate))
     return Workload(
-        "gelu" if approximate == "none" else "gelu-tanh", f"{rows} x {columns}", variants, 2 * x.nbytes, 10 * x.size,
-        setting.tolerance, 4 * x.nbytes, 20 * x.size,
-        reference_of(setting, ops.gelu, ops.gelu_backward, dy, (x, approximate)),
-    )  # fmt: skip
+        name, size, variants, 2 * x.nbytes, 10 * x.size, setting.tolerance, 4 * x.nbytes, 20 * x.size, reference
+    )
 
 
 def gelu_tanh(setting: Setting, rows: int = 2048, columns: int = 2048) -> Workload:
@@ -120,11 +120,11 @@ def cross_entropy(setting: Setting, rows: int = 1024, columns: int = 10000) -> W
         from benchmarks.peers import triton_functions
 
         variants["triton"] = triton_functions.cross_entropy(setting, *args)
+    size, moved, numbers = f"{rows} x {columns}", logits.nbytes, logits.size
+    reference = reference_of(setting, ops.cross_entropy, ops.cross_entropy_backward, 1.0, args)
     return Workload(
-        "cross_entropy", f"{rows} x {columns}", variants, logits.nbytes, 5 * logits.size, setting.tolerance,
-        2 * logits.nbytes, 7 * logits.size,
-        reference_of(setting, ops.cross_entropy, ops.cross_entropy_backward, 1.0, args),
-    )  # fmt: skip
+        "cross_entropy", size, variants, moved, 5 * numbers, setting.tolerance, 2 * moved, 7 * numbers, reference
+    )
 
 
 def embedding(setting: Setting, vocabulary: int = 10000, columns: int = 256, count: int = 4096) -> Workload:
@@ -154,8 +154,9 @@ def attention(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 6
     scores = 4 * B * H * T * T  # bytes of one array of scores in float32; forward and backward hold several
     if scores > MOST_SCORES:
         variants.pop("definition", None)
-        notes = (f"attention B{B} H{H} T{T}: no definition, whose scores are arrays of {scores / 1e9:.1f} GB; "
-                 "each check compares one head, drawn anew, with it",)  # fmt: skip
+        scores_gb = f"whose scores are arrays of {scores / 1e9:.1f} GB"
+        compared = "each check compares one head, drawn anew, with it"
+        notes = (f"attention B{B} H{H} T{T}: no definition, {scores_gb}; {compared}",)
 
         def part(random: np.random.Generator) -> tuple[slice, ...]:
             b, h = int(random.integers(B)), int(random.integers(H))
@@ -177,12 +178,10 @@ def attention(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 6
         raise LeftOut(f"{notes[0]}, and no other version serves it")
     flops = 4 * B * H * T * T * D  # two products; their gradients are four more
     flops = flops // 2 if causal else flops  # over half of all pairs
-    size = f"B{B} H{H} T{T} D{D} {'causal' if causal else 'full'}"
-    return Workload(
-        "attention" if causal else "attention-full", size, variants, 4 * q.nbytes, flops, setting.tolerance,
-        8 * q.nbytes, 3 * flops,
-        reference_of(setting, ops.attention, ops.attention_backward, dy, args, part, causal=causal), notes=notes,
-    )  # fmt: skip
+    name, size = "attention" if causal else "attention-full", f"B{B} H{H} T{T} D{D} {'causal' if causal else 'full'}"
+    reference = reference_of(setting, ops.attention, ops.attention_backward, dy, args, part, causal=causal)
+    rates = (4 * q.nbytes, flops, setting.tolerance, 8 * q.nbytes, 3 * flops)
+    return Workload(name, size, variants, *rates, reference, notes=notes)
 
 
 def attention_full(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 64) -> Workload:
@@ -190,7 +189,7 @@ def attention_full(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: in
 
 
 def decode(setting: Setting, B: int = 8, H: int = 8, Hkv: int = 2, T: int = 2048, D: int = 64) -> Workload:
-    """One query a sequence against a cache of keys and values, as in generation: forward only, bound by bandwidth."""
+    """One query per sequence against a cache of keys and values, as in generation: forward only, bound by bandwidth."""
     q, k, v = (setting.draw(B, heads, length, D) for heads, length in ((H, 1), (Hkv, T), (Hkv, T)))
     plain = call(lambda: ops.attention(q, k, v, cache=False)[0])
     if setting.xp is np:
@@ -202,11 +201,9 @@ def decode(setting: Setting, B: int = 8, H: int = 8, Hkv: int = 2, T: int = 2048
         function = torch.nn.functional.scaled_dot_product_attention
         arrays = [setting.tensor(torch, x) for x in (q, k, v)]
         variants["torch"] = call(lambda: function(*arrays, enable_gqa=True))
-    size = f"B{B} H{H}/{Hkv} T{T} D{D}"
-    return Workload(
-        "decode", size, variants, k.nbytes + v.nbytes, 4 * B * H * T * D, setting.tolerance,
-        reference=reference_of(setting, ops.attention, None, None, (q, k, v)),
-    )  # fmt: skip
+    size, moved, flops = f"B{B} H{H}/{Hkv} T{T} D{D}", k.nbytes + v.nbytes, 4 * B * H * T * D
+    reference = reference_of(setting, ops.attention, None, None, (q, k, v))
+    return Workload("decode", size, variants, moved, flops, setting.tolerance, reference=reference)
 
 
 def conv1d(setting: Setting, B: int = 32, T: int = 100, C: int = 64, K: int = 3) -> Workload:

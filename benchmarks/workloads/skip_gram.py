@@ -65,7 +65,7 @@ def update(w_in: np.ndarray, w_out: np.ndarray, ids: np.ndarray, negatives: np.n
 
     Every word is looked up once, not once a pair: all pairs of a text are the band of H Uᵀ, a small product, and the
     gradients are two more. A word meets the negatives once, weighted by its number of pairs. Only rows that occur are
-    written. Measured against the above (`python -m benchmarks word2vec`, 1 thread, float32): 14 times as fast.
+    written. Measured against the above by `python -m benchmarks word2vec`.
     """
     T = ids.shape[1]
     place = np.arange(T)

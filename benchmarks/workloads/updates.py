@@ -1,4 +1,4 @@
-"""What changes weights without a deep model: the optimizer's pass, and the embeddings of words."""
+"""Updates of weights without a deep model: the optimizer's pass, and the embeddings of words."""
 
 from __future__ import annotations
 

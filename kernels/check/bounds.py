@@ -100,13 +100,13 @@ def _of_group(x: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _together(errors: np.ndarray, other: np.ndarray, groups: int = 1) -> np.ndarray:
-    """What errors of these sizes, independent of each other, amount to in errors @ other, summed over groups."""
+    """The size of errors @ other, summed over groups, where the errors are independent of each other."""
     one_way = _of_group(np.abs(errors) @ np.abs(other), groups)
     return np.minimum(one_way, CONFIDENCE * np.sqrt(_of_group(errors**2 @ other**2, groups)))
 
 
 def _row_sum(errors: np.ndarray) -> np.ndarray:
-    """What errors of these sizes, independent of each other, amount to along the last axis."""
+    """The size of the sum along the last axis of errors that are independent of each other."""
     return np.minimum(
         np.abs(errors).sum(axis=-1, keepdims=True), CONFIDENCE * np.sqrt((errors**2).sum(axis=-1, keepdims=True))
     )
@@ -115,7 +115,7 @@ def _row_sum(errors: np.ndarray) -> np.ndarray:
 def _packed(
     terms: np.ndarray, other: np.ndarray, visible: np.ndarray, largest: float, how: Arithmetic, groups: int = 1
 ) -> np.ndarray:
-    """What storing `terms` costs terms @ other, summed over groups; one that is lost as too small costs `largest`."""
+    """The error of terms @ other from storing `terms`, summed over groups; a term lost as too small costs `largest`."""
     lost = how.lost * largest * _of_group(visible.astype(np.float64) @ np.abs(other), groups)
     return lost + how.element * _together(terms, other, groups) if how.tensor_cores else lost
 
@@ -144,7 +144,7 @@ def attention_bounds(
     dy: np.ndarray | None = None,
     tensor_cores: bool | None = None,
 ) -> AttentionBounds:
-    """What attention in `dtype` may be off by.
+    """Bounds on the errors of attention in `dtype`.
 
     q, dy (B, H, Tq, D), k, v (B, Hkv, Tk, D), bias: the rounded numbers, in any dtype
     visible       (B, H, Tq, Tk) boolean, bias of −∞ included
@@ -236,14 +236,15 @@ def bounds_of_call(
     p, scale = options.get("dropout", 0.0), options.get("scale")
     masks = {name: options[name] for name in ("causal", "key_lengths", "mask") if name in options}
     return attention_bounds(
-        q, k, arrays["v"], dtype,
+        *(q, k, arrays["v"]),
+        dtype,
         visible=visible_pairs(shape, bias=bias, **masks),
         scale=q.shape[3] ** -0.5 if scale is None else scale,
         bias=bias,
         factors=kept_weights(*shape, p) / (1.0 - p) if p else None,
         dy=dy,
         tensor_cores=False if decode else None,
-    )  # fmt: skip
+    )
 
 
 def call_bounds(

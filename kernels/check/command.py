@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from minilm.backend import resolve_device
-from minilm.files import replacing
+from minilm.checks import unknown
+from minilm.files import write_text
 from minilm.kernels.check import estimate, processes, records
 from minilm.kernels.check.parts import NAMES, PARTS, Part, Plan, clone
 from minilm.kernels.check.records import FAILED, PASSED, SKIPPED, Record
@@ -42,7 +43,7 @@ REFUSED = "Device not supported"  # compute-sanitizer, where the machine lets no
 
 
 class Summary(NamedTuple):
-    """What became of one part."""
+    """The outcome of one part."""
 
     part: str
     status: str  # PASSED, FAILED, SKIPPED or OUT_OF_TIME
@@ -71,10 +72,8 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
         "--only", type=_parts, default=list(NAMES), metavar="PARTS", help=f"by commas, of {', '.join(NAMES)}"
     )
     parser.add_argument("--quick", action="store_true", help="few cases and small sizes: to see that all parts run")
-    parser.add_argument(
-        "--processes", type=_processes, default=os.cpu_count() or 1, metavar="N",
-        help="of the tests (default: one per core)",
-    )  # fmt: skip
+    about = "of the tests (default: one per core)"
+    parser.add_argument("--processes", type=_processes, default=os.cpu_count() or 1, metavar="N", help=about)
     parser.set_defaults(main=main)
 
 
@@ -96,9 +95,9 @@ def _processes(text: str) -> int:
 
 def _parts(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
-    unknown = [name for name in names if name not in NAMES]
-    if unknown or not names:
-        raise argparse.ArgumentTypeError(f"part {(unknown or [text])[0]!r} is unknown; known are {', '.join(NAMES)}")
+    strange = [name for name in names if name not in NAMES]
+    if strange or not names:
+        raise argparse.ArgumentTypeError(unknown("part", (strange or [text])[0], NAMES))
     return names
 
 
@@ -201,7 +200,7 @@ def environment(part: str, results: Path, root: Path | None) -> dict[str, str]:
 
 
 def estimate_table(parts: Sequence[Part], needed: Mapping[str, float], budget: float, cores: int) -> str:
-    """What each part is expected to take, and how that fits the budget."""
+    """The expected time of each part, and how it fits the budget."""
     rows = [["part", "estimated s"], *([part.name, f"{needed[part.name]:.0f}"] for part in parts)]
     total = sum(needed.values())
     fits = "fits" if total <= budget else "does not fit: the parts get less in proportion"
@@ -236,6 +235,5 @@ def write(plan: Plan, summaries: Sequence[Summary], budget: float) -> None:
         "parts": [summary._asdict() for summary in summaries],
         "records": [record._asdict() for record in found],
     }
-    with replacing(plan.folder / "check.json") as temporary:
-        temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    write_text(plan.folder / "check.json", json.dumps(told, indent=1) + "\n")
     records.write_junit(plan.folder / "check.xml", found)

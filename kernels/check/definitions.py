@@ -1,4 +1,4 @@
-"""What a call of the check should return: its float64 definition, and plain code in the call's own dtype beside it.
+"""The expected results of a checked call: its float64 definition, and plain code in the call's own dtype beside it.
 
     f = definition("attention", arrays, options)        f(None): the value; f(dy): the gradients, in the arrays' dtype
     plain = naive_results("attention", arrays, options, dy)
@@ -155,19 +155,19 @@ def _naive_attention(op: str, arrays: dict, options: dict, dy: np.ndarray) -> li
     if "key_lengths" in options:
         options["key_lengths"] = np.clip(options["key_lengths"], 0, k.shape[2])
     p = options.pop("dropout", 0.0)
-    kept = kept_weights(*q.shape[:3], k.shape[2], p) / np.float32(1.0 - p)  # (B, H, Tq, Tk)
+    factors = kept_weights(*q.shape[:3], k.shape[2], p) / np.float32(1.0 - p)  # (B, H, Tq, Tk)
     bias = arrays.get("bias")
     weights = rounded(ops.attention_weights(q, k, bias=bias, **options))
     groups = q.shape[1] // k.shape[1]
     keys, values = k.repeat(groups, axis=1), v.repeat(groups, axis=1)
-    y = rounded((weights * kept) @ values)
+    y = rounded((weights * factors) @ values)
     if op == "attention_decode":
         return [y[:, :, 0].astype(dtype)]
     scale = np.float32(options.get("scale", q.shape[3] ** -0.5))
-    dweights = (dy @ values.swapaxes(-1, -2)) * kept
+    dweights = (dy @ values.swapaxes(-1, -2)) * factors
     dscores = rounded(weights * (dweights - (dy * y).sum(axis=-1, keepdims=True)))
     dq = dscores @ keys * scale
-    dk, dv = dscores.swapaxes(-1, -2) @ q * scale, (weights * kept).swapaxes(-1, -2) @ dy
+    dk, dv = dscores.swapaxes(-1, -2) @ q * scale, (weights * factors).swapaxes(-1, -2) @ dy
     dk, dv = (x.reshape(*k.shape[:2], groups, *k.shape[2:]).sum(axis=2) for x in (dk, dv))
     dbias = None if bias is None else sum_to(dscores, bias.shape)
     return [None if x is None else x.astype(dtype) for x in (y, dq, dk, dv, dbias)]

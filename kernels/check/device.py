@@ -1,4 +1,4 @@
-"""What the results were made on: the device, its driver, and the versions of everything that takes part."""
+"""The machine of the results: the device, its driver, and the versions of everything that takes part."""
 
 from __future__ import annotations
 

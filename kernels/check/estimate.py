@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minilm.files import replacing
+from minilm.files import write_text
 from minilm.kernels.check import every_kernel
 from minilm.kernels.check.cases import cases
 from minilm.kernels.check.door import Request, requests_of
@@ -59,7 +59,7 @@ def compiling(requests: Iterable[Request]) -> float:
 
 @functools.cache
 def table_requests(quick: bool) -> frozenset[Request]:
-    """What the tests' table of calls asks for."""
+    """The requests of the tests' table of calls."""
     return frozenset().union(*(requests_of(lambda case=case: every_kernel.launch_case(case)) for case in cases(quick)))
 
 
@@ -116,8 +116,7 @@ def record() -> None:
         "modules": {name: len(own) for name, own in sorted(seconds.items())},
         "seconds": {name: round(statistics.mean(own), 3) for name, own in sorted(seconds.items())},
     }
-    with replacing(RECORD) as temporary:
-        temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    write_text(RECORD, json.dumps(told, indent=1) + "\n")
     total = sum(sum(own) for own in seconds.values())
     print(f"{len(asked)} modules, {total:.0f} s of one core")
 

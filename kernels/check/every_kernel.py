@@ -65,7 +65,7 @@ def run(xp: ModuleType, args: argparse.Namespace) -> Iterator[Record]:
 
 
 def record(part: str, call: str, result: Result) -> Record:
-    """What a comparison says, as a record."""
+    """A comparison as a record."""
     name = f"{call}, {result.name}" if call else result.name
     figures = {"error": result.error, "allowed": result.allowed, "share": result.share, "naive": result.naive}
     return Record(part, name, PASSED if result.right else FAILED, str(result), figures)

@@ -23,7 +23,7 @@ QUICK_TESTS = ("tests/ops/test_softmax.py", "tests/optim/test_flat.py", "tests/l
 
 
 class Plan(NamedTuple):
-    """What the command was told, and where it is."""
+    """The options of the command, and its place."""
 
     quick: bool  # few cases and small sizes: to see that all parts run
     processes: int  # of the tests
@@ -98,10 +98,9 @@ def _pytest(*selection: str, quick: Sequence[str]) -> Callable[[Plan], Commands]
         if missing:
             return f"the tests need {', '.join(missing)}: pip install pytest hypothesis pytest-xdist ml-dtypes"
         spread = ["-n", str(plan.processes)] if importlib.util.find_spec("xdist") else []
-        argv = [
-            sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "minilm.kernels.check.pytest_records",
-            "-p", "no:cacheprovider", *spread, *(quick if plan.quick else selection),
-        ]  # fmt: skip
+        plugins = ["-p", "minilm.kernels.check.pytest_records", "-p", "no:cacheprovider"]
+        chosen = quick if plan.quick else selection
+        argv = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *plugins, *spread, *chosen]
         return [Command("pytest", argv, ONE_THREAD)]
 
     return commands

@@ -36,10 +36,10 @@ def run(command: Sequence[str], environment: Mapping[str, str], limit: float, lo
     """
     began = time.monotonic()
     log.write(f"\n$ {' '.join(command)}\n")
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(
-        command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
-    )  # fmt: skip
+        command, env=environment, cwd=folder, text=True, errors="replace", start_new_session=True, **streams
+    )
     timed_out = threading.Event()
 
     def end(number: int) -> None:

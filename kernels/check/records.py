@@ -1,4 +1,4 @@
-"""What a part of the check found, line by line: written when it is known, so that nothing is lost to a crash.
+"""The findings of a part of the check, line by line: written when it is known, so that nothing is lost to a crash.
 
     say(Record("ptx", "mma.m16n8k16, float16", "passed", "0.04 of what is allowed"))      in a part's process
     records = read(path)                                                                  in the command's
@@ -50,7 +50,7 @@ def append(path: str | Path, record: Record) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: numbers that are not finite, and whatever else it doesn't know, as text."""
+    """`value` as JSON can hold it: numbers that are not finite, and whatever else it doesn't know, as text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -78,8 +78,8 @@ def write_junit(path: Path, records: Iterable[Record]) -> None:
     for record in records:
         by_part.setdefault(record.part, []).append(record)
     for part, own in by_part.items():
-        counts = {name: str(sum(r.status == status for r in own)) for name, status in
-                  (("failures", FAILED), ("skipped", SKIPPED))}  # fmt: skip
+        named = {"failures": FAILED, "skipped": SKIPPED}
+        counts = {name: str(sum(r.status == status for r in own)) for name, status in named.items()}
         suite = ElementTree.SubElement(suites, "testsuite", name=part, tests=str(len(own)), errors="0", **counts)
         for record in own:
             case = ElementTree.SubElement(

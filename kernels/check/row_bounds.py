@@ -57,7 +57,7 @@ def softmax_bounds(
     x: np.ndarray, dtype: str, *, visible: np.ndarray | bool = True, scale: float = 1.0, dy: np.ndarray | None = None,
     terms: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
-    """What y = softmax(scale x) over the visible columns, and dx (None without dy), may be off by. x, dy (..., N).
+    """Bounds on the errors of y = softmax(scale x) over visible columns, and dx (None without dy). x, dy (..., N).
 
     terms   the longest chain of additions, by default that of softmax.cu
     """
@@ -94,7 +94,7 @@ def cross_entropy_bounds(
     ignore_index: int = -100,
     dloss: Any = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the loss and dlogits may be off by. logits (..., V), targets (...); dloss a number or like the loss."""
+    """Bounds on the errors of loss and dlogits. logits (..., V), targets (...); dloss a number or like the loss."""
     how = arithmetic(dtype)
     u, V = how.unit, logits.shape[-1]
     index = targets.reshape(-1).astype(np.int64)

@@ -96,7 +96,7 @@ def pack(dtype: str, xp: ModuleType) -> tuple[np.ndarray, np.ndarray, Any]:
 
 
 def finite(dtype: str, xp: ModuleType) -> tuple[np.ndarray, np.ndarray, Any]:
-    """What is finite stays, infinities become the largest numbers, and NaN becomes one of them."""
+    """Finite numbers stay, infinities become the largest numbers, and NaN becomes one of them."""
     element = element_type(dtype)
     x = np.array([0, -0.0, 1, -2.5, 60000, -60000, np.inf, -np.inf, np.nan, 3], np.float32).astype(element)
     y = _launch("toy_finite", dtype, xp, x.view(np.uint32), np.zeros(x.size // 2, np.uint32), np.int32(x.size // 2))[1]

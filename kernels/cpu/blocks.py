@@ -1,4 +1,4 @@
-"""What the CPU versions share: blocks that stay in cache, threads that share them out, and what they serve.
+"""The CPU versions' common ground: blocks that stay in cache, threads that share them out, and what they serve.
 
 A block is a run of rows of about `BLOCK_BYTES`, worked on by several passes with `out=` before the next is touched: the
 passes run in the L2 cache, and no temporary as large as the array is made. What has the array's size, results and

@@ -5,16 +5,15 @@
 The definition computes the probabilities as a whole array and keeps it: with 1024 x 10000 numbers each of its passes
 goes to memory. Here
 
-    - the forward goes through blocks of half a megabyte in one scratch array, and keeps two numbers a row: m and Σ
+    - the forward goes through blocks of half a megabyte in one scratch array, and keeps two numbers per row: m and Σ
     - the backward computes exp again, block by block, into the gradient, which is the only array of the logits' size
     - row sums are products with ones, which run in BLAS
     - m = 0 is tried first: where all sums of a block are moderate, nothing overflowed and no term that counts was lost,
       and a pass for the maximum and one for the shift are saved. Else m is each row's maximum, from that block on
 
-Measured against the definition, 1024 x 10000, float32, 1 thread, medians of interleaved rounds on an AVX-512 CPU
-(`python -m benchmarks cross_entropy --seconds 1.2`): forward 2.5 times as fast (4.3 ms, 10.8 ms), backward as fast
-(4.4 ms, 4.5 ms: it pays for exp), both together 1.7 times; 41 MB instead of 82 MB besides the logits. Without a pool
-(see `minilm.memory`) the backward takes some 3 ms more: page faults of a new gradient.
+Measured against the definition by `python -m benchmarks cross_entropy`; the figures stand in benchmarks/results. The
+backward pays for its exp; without a pool (see `minilm.memory`) it also pays for the page faults of a new gradient.
+Besides the logits the two need half the definition's memory.
 
 It serves float32 and float64 logits of at least MINIMUM_SIZE numbers, reduced to "mean" or "sum", without class weights
 or smoothing. What it does not serve, wrong input included, is left to the definition.
@@ -35,7 +34,7 @@ MINIMUM_SIZE = 1 << 15  # below, some hundredths of a millisecond are at stake: 
 
 
 class BlockedCrossEntropyCache(NamedTuple):
-    """The logits, borrowed, and four numbers a row: exp is computed again rather than kept (N·V numbers)."""
+    """The logits, borrowed, and four numbers per row: exp is computed again rather than kept (N·V numbers)."""
 
     logits: np.ndarray  # (..., V)
     index: np.ndarray  # (N,)  the target class, 0 where it is ignored

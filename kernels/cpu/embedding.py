@@ -1,14 +1,13 @@
-"""The gradient of an embedding by occurrences.
+"""The gradient of an embedding by rounds.
 
 Differs from the definition, whose tournament moves every row log₂ N times because a GPU may not be asked how often an
 id repeats. Here that is known: the rows of first occurrences are written to the table in one go, those of second
 occurrences added in one go, and so on; no id repeats within a round. What is left after `ROUNDS` rounds, a few frequent
 ids, is summed id by id, pairwise.
 
-Measured against the definition, 4096 ids of 10,000 x 256, float32, 1 thread, medians of interleaved rounds on an
-AVX-512 CPU (`python -m benchmarks embedding --seconds 1.2`): backward 5.1 times as fast. It is bound by memory: the
-dense table is written twice where a row was looked up. It runs on one thread: two assignments to indexed rows take
-nearly as long side by side as one after the other.
+Measured against the definition by `python -m benchmarks embedding`; the figures stand in benchmarks/results. The
+backward is bound by memory: the dense table is written twice where a row was looked up. It runs on one thread: two
+assignments to indexed rows take nearly as long side by side as one after the other.
 
 The gradient stays dense, as `ops` defines it. To hand on only the rows that were looked up would save clearing and
 copying the others: at most 0.2 of 9.4 ms in a classifier's step (10,000 x 64), and 13 of 1,170 ms in one of the size of

@@ -1,4 +1,4 @@
-"""What the tuned recurrences share: feature-major arrays, the products outside the loop, threads.
+"""The common part of the tuned recurrences: feature-major arrays, the products outside the loop, threads.
 
 The definitions hold a step as (B, ·). Here it is (·, B), with the weight on the left of the product:
 

@@ -3,9 +3,8 @@
 It differs from the definition by what `recurrent` says of all three recurrences, and computes 1 − h² for several steps
 at once. With one gate there is little to win: only the products of large weights, so it serves large hidden sizes only.
 
-Measured against the definition, float32, forward and backward, 1 thread (`python -m benchmarks rnn --sizes ...`): as
-fast for B 32, T 100, 256 -> 512; 1.37 times as fast for 512 -> 1024, and 1.22 times for B 16, T 64, 256 -> 512. With 2
-threads 1.03, 1.20 and 1.34 times. At 256 -> 256 it is slower, 0.94 times.
+Measured against the definition by `python -m benchmarks rnn`; the figures stand in benchmarks/results. It gains where
+the products are large, from 512 -> 1024 on (`--sizes 32 100 512 1024`), and is a little slower at 256 -> 256.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ Differs from the definition in three ways. Blocks stay in cache. Row sums are pr
 block's rows are not shifted by their maxima where the exponentials are moderate without it, which saves two passes; the
 sums tell: where one is too large or too small the block is done again with the shift, as the definition does it.
 
-Measured against the definition, 4096 x 1024, float32, 1 thread, medians of interleaved rounds on an AVX-512 CPU
-(`python -m benchmarks softmax --seconds 1.2`): forward 2.6 times as fast, backward 1.6 times. To keep NumPy
-from copying what it broadcasts (`blocks.whole_rows`) has a part of 1.15 in both.
+Measured against the definition by `python -m benchmarks softmax`; the figures stand in benchmarks/results. To keep
+NumPy from copying what it broadcasts (`blocks.whole_rows`) has its part in both.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def tile_shapes(D: int, itemsize: int) -> Mapping[str, tuple[int, int, int]]:
         if row_bytes <= most:
             shapes = {"forward": forward, "backward": backward}
             return {name: (TY * RM, TX * CN, TX * TY) for name, (TX, TY, RM, CN) in shapes.items()}
-    raise ValueError(f"attention: head size {D} with {itemsize} bytes a number is not served")
+    raise ValueError(f"attention: head size {D} with {itemsize} bytes per number is not served")
 
 
 def _defines(entry: str, D: int, dtype: str) -> dict[str, int]:

@@ -32,10 +32,10 @@ from minilm.kernels.cuda.rows import (
 
 REDUCTIONS = ("mean", "sum", "none")
 ACCUMULATOR_THREADS = 1024  # as in cross_entropy.cu: one block adds up over the rows
-SCALE_LANES = 128  # of scale_gradient: a block a row, which streams
+SCALE_LANES = 128  # of scale_gradient: one block per row, which streams
 
 # Logits of a row that one thread holds in registers at most. With smoothing and class weights a weight stands beside
-# each logit, and 32 of both don't fit beside 1024 threads a block, which have 64 registers each. Doubles take two.
+# each logit, and 32 of both don't fit beside 1024 threads per block, which have 64 registers each. Doubles take two.
 PER_LANE = {"float32": 32, "float16": 32, "bfloat16": 32, "float64": 8}
 PER_LANE_WITH_WEIGHTS = 16
 
@@ -99,11 +99,10 @@ def cross_entropy(
     loss_shape = logits.shape[:-1] if reduction == "none" else ()
     loss = xp.empty(loss_shape, logits.dtype)
 
-    inverse = None
+    inverse, sizes = None, (np.int64(rows), np.int32(V), np.int64(ignore_index))
     if reduction == "mean":
         inverse = xp.empty((1,), number)
-        _accumulate("inverse_weight", logits, weights is not None,
-                    (targets, weights, inverse, np.int64(rows), np.int32(V), np.int64(ignore_index)))  # fmt: skip
+        _accumulate("inverse_weight", logits, weights is not None, (targets, weights, inverse, *sizes))
     losses = None if reduction == "none" else xp.empty((rows,), number)
     if rows:
         wide = are_wide(V, logits) and (dlogits is None or are_wide(V, dlogits))
@@ -111,8 +110,9 @@ def cross_entropy(
         grid, block = geometry(rows, defines)
         launch.check_grid(grid)
         run = launch.kernel("cross_entropy.cu", "cross_entropy", defines, logits)
-        run(grid, block, (logits, targets, weights, inverse, dlogits, losses, loss if losses is None else None,
-                          np.int64(rows), np.int32(V), np.int64(ignore_index), number(label_smoothing)))  # fmt: skip
+        one_loss = loss if losses is None else None
+        arrays = (logits, targets, weights, inverse, dlogits, losses, one_loss)
+        run(grid, block, (*arrays, *sizes, number(label_smoothing)))
     if losses is not None:
         _accumulate("sum_losses", logits, False, (losses, inverse, loss, np.int64(rows)))
     return loss, (FusedCrossEntropyCache(dlogits, loss_shape, inplace) if cache else None)
@@ -132,8 +132,10 @@ def cross_entropy_backward(dloss: Array | float, cache: FusedCrossEntropyCache) 
     else:
         array_namespace(dlogits, dloss)
         if dloss.shape != loss_shape or dloss.dtype != dlogits.dtype:
-            raise ValueError(f"cross_entropy_backward: dloss is {dloss.dtype.name} {dloss.shape}, expected a number or "
-                             f"the loss's {dlogits.dtype.name} {loss_shape}")  # fmt: skip
+            raise ValueError(
+                f"cross_entropy_backward: dloss is {dloss.dtype.name} {dloss.shape}, expected a number or "
+                f"the loss's {dlogits.dtype.name} {loss_shape}"
+            )
         if not dloss.flags.c_contiguous:
             dloss = xp.ascontiguousarray(dloss)
     scaled = xp.empty_like(dlogits)
@@ -144,8 +146,8 @@ def cross_entropy_backward(dloss: Array | float, cache: FusedCrossEntropyCache) 
         grid, block = geometry(rows, defines)
         launch.check_grid(grid)
         run = launch.kernel("cross_entropy.cu", "scale_gradient", defines, dlogits)
-        run(grid, block, (dlogits, dloss, scaled, np.int64(rows), np.int32(V), np.int32(len(loss_shape) > 0),
-                          real(dlogits.dtype)(factor)))  # fmt: skip
+        sizes = (np.int64(rows), np.int32(V), np.int32(len(loss_shape) > 0))
+        run(grid, block, (dlogits, dloss, scaled, *sizes, real(dlogits.dtype)(factor)))
     return scaled
 
 
@@ -190,7 +192,7 @@ def _accumulate(name: str, like: Array, weighted: bool, args: tuple) -> None:
 
 
 def _instances() -> tuple[Instance, ...]:
-    """A warp a row, a block a row, a usual vocabulary, one in two passes, unaligned; smoothing and class weights."""
+    """A warp or a block per row, a usual vocabulary, one in two passes, unaligned; smoothing and class weights."""
     found = []
     for dtype in PER_LANE:
         for V, wide, smoothed, weighted in (

@@ -71,10 +71,8 @@ def attention_decode(
         q = q[:, :, None]  # (B, H, 1, D)
         if getattr(mask, "ndim", 0) > 1:
             mask = mask[..., None, :]  # (B|1, H|1, 1, Tmax)
-    checked = check(
-        name, q, k, v, key_lengths=key_lengths, mask=mask, scale=scale, dtypes=tuple(ELEMENTS),
-        head_sizes=EXACT_HEAD_SIZES,
-    )  # fmt: skip
+    served = {"dtypes": tuple(ELEMENTS), "head_sizes": EXACT_HEAD_SIZES}
+    checked = check(name, q, k, v, key_lengths=key_lengths, mask=mask, scale=scale, **served)
     for letter, array in (("q", q), ("k", k), ("v", v)):
         if _address(array) % 16:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What the compile gate compiles: each launcher module declares the instances of its kernels in a tuple `INSTANCES`.
+"""The instances of the compile gate: each launcher module declares those of its kernels in a tuple `INSTANCES`.
 
     INSTANCES = (Instance("softmax.cu", "softmax_forward", {"ELEMENT_F32": 1}, threads=256),)
 

@@ -2,7 +2,7 @@
 //
 // Defines, given by the launcher:
 //   ELEMENT_F32 | ELEMENT_F16 | ELEMENT_BF16 | ELEMENT_F64   numbers in memory; arithmetic is in float (F64: double)
-//   LANES     the threads that share a row: 32 (a block of 128 threads has 4 rows then) or 64 ... 1024 (a block a row)
+//   LANES     the threads that share a row: 32 (a block of 128 threads has 4 rows) or 64 ... 1024 (one block per row)
 //   WIDE      1: rows start on 16 bytes and their length is a multiple of 16 bytes, so every access is 128 bits wide
 //   HELD      accesses of one lane: a row of LANES * HELD * WIDTH numbers lies in registers. 0: longer rows, read twice
 //

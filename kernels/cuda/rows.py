@@ -1,4 +1,4 @@
-"""What the launchers of the row kernels share: which threads hold which part of a row, and the checks before a launch.
+"""The row kernels' launchers in common: which threads hold which part of a row, and the checks before a launch.
 
 The numbers at the top are tuned by what compiles to (registers, instructions per number), not by time: nobody has run
 them on a GPU yet.
@@ -41,8 +41,10 @@ def check_rows(op: str, name: str, array: Array) -> None:
     if array.shape[-1] > LONGEST_ROW:
         raise ValueError(f"{op}: rows of {array.shape[-1]} numbers are too long; at most {LONGEST_ROW} are served")
     if not array.flags.c_contiguous:
-        raise ValueError(f"{op}: {name} is not C-contiguous, and a kernel reads memory in order; "
-                         "pass numpy.ascontiguousarray(array), or cupy's")  # fmt: skip
+        raise ValueError(
+            f"{op}: {name} is not C-contiguous, and a kernel reads memory in order; "
+            "pass numpy.ascontiguousarray(array), or cupy's"
+        )
 
 
 def address(array: Array) -> int:
@@ -55,7 +57,7 @@ def are_wide(N: int, *arrays: Array) -> bool:
 
 
 def row_defines(dtype: str, N: int, wide: bool, per_lane: int) -> dict[str, int]:
-    """How a row of N numbers is spread: LANES threads with HELD accesses each, at most `per_lane` numbers a thread.
+    """How a row of N numbers is spread: LANES threads with HELD accesses each, at most `per_lane` numbers per thread.
 
     The fewest lanes that hold the row: each then has many numbers to hide the cost of the reductions behind, and many
     loads in flight. Rows for one warp come in few sizes, so that few instances are compiled; an access past the end of
@@ -82,5 +84,5 @@ def geometry(rows: int, defines: dict[str, int]) -> tuple[tuple[int], tuple[int]
 
 
 def real(dtype: np.dtype) -> type[np.floating]:
-    """What a kernel calculates in: float32, or float64 for float64."""
+    """The type that a kernel calculates in: float32, or float64 for float64."""
     return np.float64 if dtype.name == "float64" else np.float32

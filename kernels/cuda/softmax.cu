@@ -11,8 +11,8 @@
 // NVRTC 13.0 for sm_80 at N = 4096, float32; none of it was timed.
 //
 //   rung                       idea                                      reads    writes   widest access   registers
-//   ladder/softmax_naive.cu    a thread a row, three passes              3N * 8   N * 8    32 bits         30
-//   ladder/softmax_shared.cu   a block a row: neighbouring columns,      3N       N        32 bits         31
+//   ladder/softmax_naive.cu    a thread per row, three passes            3N * 8   N * 8    32 bits         30
+//   ladder/softmax_shared.cu   a block per row: neighbouring columns,    3N       N        32 bits         31
 //                              reductions in shared memory
 //   softmax.cu                 the row in registers: one read, shuffles  N        N        128 bits        48
 //                              for reductions, two barriers in all
@@ -21,13 +21,13 @@
 //   The factor 8 of the first rung: a warp reads 32 rows at once, a sector of 32 bytes for each 4; caches hide a part.
 //   The second and third read of a rung come from L2 while the rows in flight fit there.
 //
-// Forward at N = 4096: 319 instructions a thread for 32 numbers, 10.0 a number (Triton 3.9: 16.6), of which 6 are the
-// arithmetic: maximum, subtract, scale, 2^x, add, times 1/sum; no spill, no stack. Backward: 123 for 16, 7.7 a number.
+// Forward at N = 4096: 319 instructions per thread for 32 numbers, 10.0 each (Triton 3.9: 16.6), of which 6 are the
+// arithmetic: maximum, subtract, scale, 2^x, add, times 1/sum; no spill, no stack. Backward: 123 for 16, 7.7 each.
 //
-// Roofline (estimates, at 100 % of the memory's peak): 8 bytes and about 6 operations a number are far below the ridge
-// of any GPU, so memory is all that counts: 4096 rows of 1k, 4k, 32k take 10, 40, 321 us on an H100, 16, 66, 527 us on
-// an A100. The rungs above need 2 times (shared) and, uncached, 16 times (naive) as long. 128 threads of 48 registers
-// leave room for 10 blocks, 40 warps of 64, on a multiprocessor, each thread with eight 16-byte reads under way.
+// Roofline (estimates, at 100 % of the memory's peak): 8 bytes and about 6 operations per number lie far below
+// the ridge of any GPU, so memory is all that counts: 4096 rows of 1k, 4k, 32k take 10, 40, 321 us on an H100, 16, 66,
+// 527 us on an A100. The rungs above need 2 times (shared) and, uncached, 16 times (naive) as long. 128 threads of 48
+// registers leave room for 10 blocks, 40 warps of 64, on a multiprocessor, each thread with eight 16-byte reads.
 //
 // Defines: those of rows.cuh, HIDING 0 | 1, EXACT 1 where N is LANES * HELD * WIDTH: no access needs a bound then; and
 // ENTRY_BACKWARD where softmax_backward is wanted, else softmax_forward is the one that is compiled.

@@ -20,7 +20,7 @@ from minilm.kernels.cuda.instances import Instance
 from minilm.kernels.cuda.rows import are_wide, check_rows, element_define, geometry, real, row_defines
 
 # Numbers of a row that one thread holds in registers at most: the forward holds one array, the backward two. 32 floats
-# take 48 registers at N = 4096, and 64 would not fit beside 1024 threads a block, which have 64 registers each; with
+# take 48 registers at N = 4096, and 64 would not fit beside 1024 threads per block, which have 64 registers each; with
 # them the backward spills. Doubles take two registers each. So the forward reads rows of up to 32,768 numbers once, the
 # backward rows of up to 16,384 (float64: 8,192 and 4,096); longer ones are read twice.
 #
@@ -74,8 +74,10 @@ def softmax(
     array_namespace(x, key_lengths)
     element_define("softmax", x.dtype)
     if x.ndim and axis not in (-1, x.ndim - 1):
-        raise ValueError(f"softmax: axis {axis} of an array of {x.ndim} axes is not served by the kernel, only the "
-                         "last; move it there with moveaxis and ascontiguousarray")  # fmt: skip
+        raise ValueError(
+            f"softmax: axis {axis} of an array of {x.ndim} axes is not served by the kernel, only the "
+            "last; move it there with moveaxis and ascontiguousarray"
+        )
     check_rows("softmax", "x", x)
     if not (math.isfinite(scale) and np.finfo(np.float32).tiny <= scale <= np.finfo(np.float32).max):
         raise ValueError(f"softmax: scale = {scale}, expected a positive, finite number")
@@ -108,8 +110,10 @@ def _checked_lengths(x: Array, key_lengths: Array | None) -> Array | None:
     if key_lengths is None:
         return None
     if x.ndim < 2 or key_lengths.shape != (x.shape[0],):
-        raise ValueError(f"softmax: key_lengths of shape {key_lengths.shape} do not fit x {x.shape}; "
-                         "expected (B,) for x (B, ..., Tk)")  # fmt: skip
+        raise ValueError(
+            f"softmax: key_lengths of shape {key_lengths.shape} do not fit x {x.shape}; "
+            "expected (B,) for x (B, ..., Tk)"
+        )
     if key_lengths.dtype.kind not in "iu":
         raise TypeError(f"softmax: key_lengths have dtype {key_lengths.dtype}, expected integers")
     if key_lengths.dtype == np.int32 and key_lengths.flags.c_contiguous:
@@ -154,7 +158,7 @@ def _launch(
 
 
 def _instances() -> tuple[Instance, ...]:
-    """A warp a row, a block a row, the longest held row, two passes; unaligned rows; hidden columns."""
+    """A warp or a block per row, the longest held row, two passes; unaligned rows; hidden columns."""
     found = []
     for dtype in FORWARD_PER_LANE:
         for N, wide, hiding in (

@@ -4,7 +4,7 @@
     dq, dk, dv, dbias = backward(do, cache)       from `tensor_core_backward`
 
 A launch has the options of its call compiled in and no others: the loop without masks, bias and dropout stays free of
-them. `shape_of` chooses the tiles.
+them. `tiles_of` chooses the tiles.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from minilm.kernels.cuda.attention_options import LOG2_E, TENSOR_CORE_DTYPES, TE
 from minilm.kernels.cuda.instances import TENSOR_CORE_ARCHITECTURES, Instance
 from minilm.kernels.cuda.tensor_core_backward import backward
 
-__all__ = ["INSTANCES", "Shape", "backward", "defines", "forward", "shape_of"]
+__all__ = ["INSTANCES", "ForwardTiles", "backward", "defines", "forward", "tiles_of"]
 
 SOURCE = "attention_tensor_core.cu"
 ENTRY = "attention_forward"
 
 
-class Shape(NamedTuple):
+class ForwardTiles(NamedTuple):
     """How a block divides its work."""
 
     row_tiles: int  # 16-row tiles of queries that a warp holds
@@ -47,7 +47,7 @@ class Shape(NamedTuple):
         return (self.queries + 4 * self.columns) * -(-D // 16) * 16 * 2
 
 
-class Variant(NamedTuple):
+class CompiledOptions(NamedTuple):
     """The options that are compiled in."""
 
     causal: bool = False
@@ -59,32 +59,32 @@ class Variant(NamedTuple):
         return " ".join(name for name, chosen in zip(self._fields, self, strict=True) if chosen) or "plain"
 
 
-def shape_of(D: int, variant: Variant) -> Shape:
+def tiles_of(D: int, options: CompiledOptions) -> ForwardTiles:
     """The tiles for head size D: the fewest instructions for a product that spill on no architecture, in no dtype.
 
     32 rows per warp halve what is read from shared memory for a product, and want 2.5 D registers for sums and queries:
     at D = 72 they spill on sm_100. A mask, a bias and dropout want registers for themselves.
     """
     if D > 64:
-        return Shape(row_tiles=1, warps=8, columns=64)
-    if variant.mask or variant.bias or variant.dropout:
-        return Shape(row_tiles=1, warps=4, columns=64)
-    return Shape(row_tiles=2, warps=4, columns=64)
+        return ForwardTiles(row_tiles=1, warps=8, columns=64)
+    if options.mask or options.bias or options.dropout:
+        return ForwardTiles(row_tiles=1, warps=4, columns=64)
+    return ForwardTiles(row_tiles=2, warps=4, columns=64)
 
 
-def defines(D: int, dtype: str, variant: Variant) -> dict[str, int]:
+def defines(D: int, dtype: str, options: CompiledOptions) -> dict[str, int]:
     """The #defines of one instance of the source."""
-    shape = shape_of(D, variant)
+    tiles = tiles_of(D, options)
     return {
         "HEAD": D,
-        "ROW_TILES": shape.row_tiles,
-        "WARPS": shape.warps,
-        "COLUMNS": shape.columns,
+        "ROW_TILES": tiles.row_tiles,
+        "WARPS": tiles.warps,
+        "COLUMNS": tiles.columns,
         "ELEMENT_BF16" if dtype == "bfloat16" else "ELEMENT_F16": 1,
-        "CAUSAL": int(variant.causal),
-        "HAS_MASK": int(variant.mask),
-        "HAS_BIAS": int(variant.bias),
-        "DROPOUT": int(variant.dropout),
+        "CAUSAL": int(options.causal),
+        "HAS_MASK": int(options.mask),
+        "HAS_BIAS": int(options.bias),
+        "DROPOUT": int(options.dropout),
     }
 
 
@@ -96,9 +96,9 @@ def forward(checked: Checked) -> tuple[Array, Array]:
     q, k, v, B, H, Hkv, Tq, Tk, D = checked[:9]
     xp = checked.xp
     y, lse = xp.empty_like(q), xp.empty((B, H, Tq), "float32")
-    variant = Variant(checked.causal, checked.mask is not None, checked.bias is not None, checked.dropout > 0)
-    shape = shape_of(D, variant)
-    grid = launch.check_grid((-(-Tq // shape.queries), B * H))
+    options = CompiledOptions(checked.causal, checked.mask is not None, checked.bias is not None, checked.dropout > 0)
+    tiles = tiles_of(D, options)
+    grid = launch.check_grid((-(-Tq // tiles.queries), B * H))
     if 0 in grid:
         return y, lse  # no rows: nothing to write
 
@@ -109,30 +109,30 @@ def forward(checked: Checked) -> tuple[Array, Array]:
         *(q, k, v, y, lse, checked.key_lengths),
         *(np.int32(n) for n in (H, Hkv, Tq, Tk)),
         *(np.float32(magnitude * LOG2_E), np.uint32(keep), np.uint32(flip)),
-        *(checked.mask_arguments if variant.mask else ()),
-        *(checked.bias_arguments if variant.bias else ()),
-        *((checked.seed, checked.threshold, np.float32(checked.keep_scale)) if variant.dropout else ()),
+        *(checked.mask_arguments if options.mask else ()),
+        *(checked.bias_arguments if options.bias else ()),
+        *((checked.seed, checked.threshold, np.float32(checked.keep_scale)) if options.dropout else ()),
     )
-    kernel = launch.kernel(SOURCE, ENTRY, defines(D, q.dtype.name, variant), q)
-    kernel(grid, (shape.threads,), args, shared_mem=shape.shared_memory(D))
+    kernel = launch.kernel(SOURCE, ENTRY, defines(D, q.dtype.name, options), q)
+    kernel(grid, (tiles.threads,), args, shared_mem=tiles.shared_memory(D))
     return y, lse
 
 
 def _instances() -> tuple[Instance, ...]:
     """Every instance that `forward` may ask for."""
     found = []
-    for D, dtype, options in product(TENSOR_CORE_HEAD_SIZES, TENSOR_CORE_DTYPES, product((False, True), repeat=4)):
-        variant = Variant(*options)
-        shape = shape_of(D, variant)
+    for D, dtype, chosen in product(TENSOR_CORE_HEAD_SIZES, TENSOR_CORE_DTYPES, product((False, True), repeat=4)):
+        options = CompiledOptions(*chosen)
+        tiles = tiles_of(D, options)
         found.append(
             Instance(
                 SOURCE,
                 ENTRY,
-                defines(D, dtype, variant),
+                defines(D, dtype, options),
                 TENSOR_CORE_ARCHITECTURES,
-                threads=shape.threads,
-                shared_memory=shape.shared_memory(D),
-                note=f"D={D} {dtype} {variant}",
+                threads=tiles.threads,
+                shared_memory=tiles.shared_memory(D),
+                note=f"D={D} {dtype} {options}",
             )
         )
     return tuple(found)

@@ -32,7 +32,7 @@ SOURCE = "attention_tensor_core_backward.cu"
 _STATS_THREADS = 128
 
 
-class Shape(NamedTuple):
+class BackwardTiles(NamedTuple):
     """How a block divides its work: 16·MT·NW rows stay put, BC columns at a time pass through shared memory."""
 
     MT: int  # 16-row tiles per warp
@@ -58,19 +58,19 @@ class Shape(NamedTuple):
         return 2 * stage + (2 * steps - self.HELD) * self.MT * self.NW * 512
 
 
-class Shapes(NamedTuple):
-    """The shapes of both kernels."""
+class KernelTiles(NamedTuple):
+    """The tiles of both kernels."""
 
-    dkdv: Shape
-    dq: Shape
+    dkdv: BackwardTiles
+    dq: BackwardTiles
 
 
 def _steps(D: int) -> int:
     return -(-D // 16)
 
 
-def shapes(D: int, extras: int) -> Shapes:
-    """The shapes for head size D: the largest that spill on no architecture (sm_80, 90, 100), in no variant.
+def tiles_of(D: int, extras: int) -> KernelTiles:
+    """The tiles for head size D: the largest that spill on no architecture (sm_80, 90, 100), whatever the options.
 
     extras: how many of mask, bias and dropout are on; they need registers of their own.
     """
@@ -78,10 +78,11 @@ def shapes(D: int, extras: int) -> Shapes:
     if extras:
         held = both if D <= 64 else both * 3 // 4 if D <= 96 else both // 4
         crowded = D == 128 and extras > 1
-        return Shapes(Shape(1, 2, 32, held) if crowded else Shape(1, 4, 64, held), Shape(1, 4, 64, both))
+        dkdv = BackwardTiles(1, 2, 32, held) if crowded else BackwardTiles(1, 4, 64, held)
+        return KernelTiles(dkdv, BackwardTiles(1, 4, 64, both))
     # 48 < D <= 64: dK/dV with everything held would need a few registers more than there are.
-    dkdv = Shape(2, 4, 64, both if D <= 48 else 6) if D <= 64 else Shape(1, 4, 64, both)
-    return Shapes(dkdv, Shape(2 if D <= 80 else 1, 4, 64, both))
+    dkdv = BackwardTiles(2, 4, 64, both if D <= 48 else 6) if D <= 64 else BackwardTiles(1, 4, 64, both)
+    return KernelTiles(dkdv, BackwardTiles(2 if D <= 80 else 1, 4, 64, both))
 
 
 def backward(
@@ -123,8 +124,8 @@ class _Launches:
         self.checked = checked
         self.options = _option_defines(checked)
         self.bias_gradient = {"BIAS_GRADIENT": 1} if wants_bias else {}
-        self.shapes = shapes(checked.D, _extras(self.options))
-        self.padded = -(-checked.Tq // self.shapes.dkdv.BC) * self.shapes.dkdv.BC
+        self.tiles = tiles_of(checked.D, _extras(self.options))
+        self.padded = -(-checked.Tq // self.tiles.dkdv.BC) * self.tiles.dkdv.BC
         scale, c = np.float32(checked.scale), np.float32(checked.scale_log2)
         self.sizes = (np.int32(checked.Tq), np.int32(checked.Tk), np.int32(self.padded), scale, c)
         self.option_arguments = (
@@ -152,18 +153,18 @@ class _Launches:
         return stats
 
     def dkdv(self, do: Array, stats: Array, dk: Array, dv: Array) -> None:
-        checked, shape = self.checked, self.shapes.dkdv
-        kernel = self._kernel("attention_backward_dkdv", self.options | shape.defines("KV"))
-        grid = (-(-checked.Tk // shape.rows), checked.B * checked.Hkv)
+        checked, tiles = self.checked, self.tiles.dkdv
+        kernel = self._kernel("attention_backward_dkdv", self.options | tiles.defines("KV"))
+        grid = (-(-checked.Tk // tiles.rows), checked.B * checked.Hkv)
         args = (checked.q, checked.k, checked.v, do, stats, dk, dv, *self.sizes, *self.option_arguments)
-        kernel(grid, (shape.threads,), args, shared_mem=shape.shared_memory(checked.D, statistics=True))
+        kernel(grid, (tiles.threads,), args, shared_mem=tiles.shared_memory(checked.D, statistics=True))
 
     def dq(self, do: Array, stats: Array, dq: Array, dscores: Array | None) -> None:
-        checked, shape = self.checked, self.shapes.dq
-        kernel = self._kernel("attention_backward_dq", self.options | self.bias_gradient | shape.defines("DQ"))
-        grid = (-(-checked.Tq // shape.rows), checked.B * checked.H)
+        checked, tiles = self.checked, self.tiles.dq
+        kernel = self._kernel("attention_backward_dq", self.options | self.bias_gradient | tiles.defines("DQ"))
+        grid = (-(-checked.Tq // tiles.rows), checked.B * checked.H)
         args = (checked.q, checked.k, checked.v, do, stats, dq, dscores, *self.sizes, *self.option_arguments)
-        kernel(grid, (shape.threads,), args, shared_mem=shape.shared_memory(checked.D, statistics=False))
+        kernel(grid, (tiles.threads,), args, shared_mem=tiles.shared_memory(checked.D, statistics=False))
 
 
 def _copying_threads(D: int) -> int:
@@ -222,9 +223,9 @@ def _instances() -> tuple[Instance, ...]:
     found = []
 
     def add(D: int, dtype: str, note: str, **options: int) -> None:
-        element, chosen = _element_defines(D, dtype), shapes(D, _extras(options))
+        element, chosen = _element_defines(D, dtype), tiles_of(D, _extras(options))
         shared = {name: value for name, value in options.items() if name != "BIAS_GRADIENT"}
-        for entry, prefix, shape, defines in (
+        for entry, prefix, tiles, defines in (
             ("attention_backward_dkdv", "KV", chosen.dkdv, shared),
             ("attention_backward_dq", "DQ", chosen.dq, options),
         ):
@@ -232,10 +233,10 @@ def _instances() -> tuple[Instance, ...]:
                 Instance(
                     SOURCE,
                     entry,
-                    element | defines | shape.defines(prefix),
+                    element | defines | tiles.defines(prefix),
                     TENSOR_CORE_ARCHITECTURES,
-                    shape.threads,
-                    shape.shared_memory(D, statistics=prefix == "KV"),
+                    tiles.threads,
+                    tiles.shared_memory(D, statistics=prefix == "KV"),
                     f"D={D} {'bf16' if dtype == 'bfloat16' else 'f16'} {note}",
                 )
             )

@@ -2,7 +2,7 @@
 //
 // spin    One thread waits for `cycles` of its multiprocessor's clock. Whatever is queued behind it starts when it ends,
 //         back to back: how long Python took to queue it no longer shows in the time between two events.
-// triad   a = b + s·c over n numbers: two arrays read and one written, 12 bytes a number, every access 16 bytes wide and
+// triad   a = b + s·c over n numbers: two arrays read, one written, 12 bytes per number, every access 16 bytes wide and
 //         two loads of four in flight in each thread. [McCalpin 1995, "STREAM"] What it reaches is the bandwidth that a
 //         kernel can have. The grid has ceil(n / (16 · TRIAD_THREADS)) blocks; the arrays start on a multiple of 16 bytes.
 

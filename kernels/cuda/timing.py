@@ -126,7 +126,7 @@ class DeviceTimer:
 
 
 def triad(a: Any, b: Any, c: Any, s: float) -> None:
-    """a = b + s·c for float32 arrays of one size: 12 bytes a number cross the memory bus."""
+    """a = b + s·c for float32 arrays of one size: 12 bytes per number cross the memory bus."""
     launch = kernel(SOURCE, "triad", {"TRIAD_THREADS": TRIAD_THREADS}, like=a)
     launch((-(-a.size // TRIAD_NUMBERS),), (TRIAD_THREADS,), (a, b, c, np.float32(s), np.int64(a.size)))
 

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minilm.checks import unknown
 from minilm.kernels.cuda.instances import ARCHITECTURES, Instance, all_instances
 from minilm.kernels.gate import compile as compiling
 from minilm.kernels.gate import rules, tables
@@ -53,9 +54,9 @@ def _archs(text: str) -> tuple[int, ...]:
         archs = tuple(int(part.removeprefix("sm_")) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of compute capabilities such as 80,90") from None
-    unknown = [arch for arch in archs if arch not in ARCHITECTURES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]} is unknown; choose from {', '.join(map(str, ARCHITECTURES))}")
+    strange = [arch for arch in archs if arch not in ARCHITECTURES]
+    if strange:
+        raise argparse.ArgumentTypeError(unknown("compute capability", strange[0], map(str, ARCHITECTURES)))
     return archs
 
 

@@ -31,16 +31,16 @@ ELEMENT_BYTES = {"ELEMENT_F16": 2, "ELEMENT_BF16": 2, "ELEMENT_F32": 4, "ELEMENT
 
 
 class Figures(NamedTuple):
-    """What one instance compiled to on one architecture. The names are those of budget.json's limits."""
+    """The figures of one instance, compiled for one architecture. The names are those of budget.json's limits."""
 
     kernel: str  # the name of the instance
     note: str
     arch: int
     error: str = ""  # of the compiler; then all else is zero
     registers: int = 0  # a thread
-    stack: int = 0  # bytes a thread
+    stack: int = 0  # bytes per thread
     spills: int = 0  # loads and stores of local memory: spilled registers, and arrays that got no register
-    shared: int = 0  # bytes a block, static and dynamic
+    shared: int = 0  # bytes per block, static and dynamic
     threads: int = 0
     blocks: int = 0  # on one multiprocessor at once
     warps: int = 0
@@ -64,7 +64,7 @@ class Figures(NamedTuple):
 
 
 def missing() -> str | None:
-    """What is not installed, and what to install; None if nothing is missing."""
+    """The packages that are missing, and what to install; None if nothing is missing."""
     absent = []
     if importlib.util.find_spec("cupy") is None:
         absent.append("cupy")
@@ -227,7 +227,7 @@ def covering(work: Sequence[Unit]) -> list[Unit]:
 
 
 def _choices(unit: Unit, names: Iterable[str]) -> list[tuple]:
-    """What distinguishes a run: its architecture, its entry points, and the value of each define, if it has one."""
+    """The marks of a run: its architecture, its entry points, and the value of each define, if it has one."""
     defines = unit.instances[0].defines
     return [("arch", unit.arch), *(("entry", i.entry) for i in unit.instances), *((n, defines.get(n)) for n in names)]
 

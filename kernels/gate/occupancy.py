@@ -14,7 +14,7 @@ REGISTER_UNIT = 256
 
 
 class Limits(NamedTuple):
-    """What one multiprocessor has."""
+    """The resources of one multiprocessor."""
 
     warps: int
     blocks: int
@@ -43,7 +43,7 @@ class Occupancy(NamedTuple):
 
 
 def occupancy(arch: int, registers: int, threads: int, shared: int) -> Occupancy:
-    """The occupancy of blocks of `threads` threads with `shared` bytes each, at `registers` registers a thread.
+    """The occupancy of blocks of `threads` threads with `shared` bytes each, at `registers` registers per thread.
 
     Zero blocks mean that the kernel can't be launched.
     """

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minilm.checks import one_of
+from minilm.files import write_text
 from minilm.kernels.gate.compile import Figures, Unit
 
 BUDGET = Path(__file__).parent / "budget.json"
@@ -35,11 +37,10 @@ def read_budget(path: Path = BUDGET) -> dict[str, Any]:
     budget = json.loads(path.read_text())
     for number, limit in enumerate(budget["limits"], 1):
         where = f"{path.name}, limit {number}"
-        unknown = limit.keys() - _KEYS
-        if unknown or not limit.get("reason"):
-            raise ValueError(f"{where}: {'unknown ' + ', '.join(sorted(unknown)) if unknown else 'no reason is given'}")
-        if limit["figure"] not in Figures._fields:
-            raise ValueError(f"{where}: figure {limit['figure']!r} is unknown; known are {', '.join(Figures._fields)}")
+        strange = limit.keys() - _KEYS
+        if strange or not limit.get("reason"):
+            raise ValueError(f"{where}: {'unknown ' + ', '.join(sorted(strange)) if strange else 'no reason is given'}")
+        one_of(f"{where}: figure", limit["figure"], Figures._fields)
         if len(limit.keys() & _BOUNDS) != 1:
             raise ValueError(f"{where}: give one of {', '.join(_BOUNDS)}")
     return budget
@@ -62,7 +63,7 @@ def _archs(row: Mapping[str, Any]) -> list[int]:
 
 
 def violations(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is not within the limits, a line each."""
+    """The figures that are not within the limits, one line each."""
     found = []
     for f in measured:
         where = f"{f.kernel}, sm_{f.arch}"
@@ -81,7 +82,7 @@ def violations(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]])
 
 
 def idle_limits(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Limits that no instance meets, a line each. Only of use after a run over everything."""
+    """Limits that no instance meets, one line each. Only of use after a run over everything."""
     return [
         f"no instance meets the limit {limit['figure']} of {limit['kernel']!r} ({limit['reason']})"
         for limit in limits
@@ -90,12 +91,12 @@ def idle_limits(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]]
 
 
 def sources_left_out(sources: Iterable[str], compiled: Iterable[str]) -> list[str]:
-    """Sources that no instance compiles, a line each."""
+    """Sources that no instance compiles, one line each."""
     return [f"{file}: no launcher declares an instance of it" for file in sorted(set(sources) - set(compiled))]
 
 
 def changes(measured: Iterable[Figures], budget: Mapping[str, Any]) -> list[str]:
-    """What moved against the record, a line each."""
+    """The figures that moved against the record, one line each."""
     found = []
     for f in measured:
         before = budget["measured"].get(f.kernel, {}).get(str(f.arch))
@@ -116,7 +117,7 @@ def updated(budget: Mapping[str, Any], measured: Iterable[Figures], everything: 
 
 
 def write_budget(budget: Mapping[str, Any], path: Path = BUDGET) -> None:
-    """Written to a temporary name, then renamed: one line a limit and an instance, so that a change reads as one."""
+    """One line per limit and per instance, so that a change reads as one. The file is replaced whole or not at all."""
     limits = ",\n".join("    " + json.dumps(limit) for limit in budget["limits"])
     record = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in budget["measured"].items())
     rest = "".join(
@@ -124,6 +125,4 @@ def write_budget(budget: Mapping[str, Any], path: Path = BUDGET) -> None:
     )
     text = f'{{\n{rest}  "limits": [\n{limits}\n  ],\n  "measured": {{\n{record}\n  }}\n}}\n'
     json.loads(text)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_text(path, text)

@@ -61,7 +61,7 @@ class Instruction(NamedTuple):
 
 
 class Resources(NamedTuple):
-    """What a kernel takes from the machine, per thread (registers, stack) or block (shared)."""
+    """The resources that a kernel takes, per thread (registers, stack) or block (shared)."""
 
     registers: int
     stack: int

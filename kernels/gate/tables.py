@@ -63,7 +63,7 @@ def markdown(rows: Sequence[Sequence[object]]) -> str:
 
 
 def resource_table(measured: Iterable[Figures]) -> str:
-    """One line an instance and architecture: everything the gate looks at."""
+    """One line per instance and architecture: everything the gate looks at."""
     rows: list[list[object]] = [["kernel", "sm", *(head for head, _ in RESOURCES)]]
     for f in measured:
         name = f"{f.kernel} ({f.note})" if f.note else f.kernel

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm.checks import one_of, unknown, whole
 from minilm.kernels.host.guards import GuardedArrays, KernelError
 
 HEADERS = Path(__file__).parent
@@ -72,12 +73,10 @@ def host_options(
     last_part: int = 1,
 ) -> Iterator[None]:
     """Within this block, kernels that are given NumPy arrays run in this way."""
-    if order not in ORDERS:
-        raise ValueError(f"order {order!r} is unknown; choose {', '.join(ORDERS)}")
+    one_of("order", order, ORDERS)
     if sanitizer not in SANITIZERS:
-        raise ValueError(f"sanitizer {sanitizer!r} is unknown; choose None, 'thread' or 'address,undefined'")
-    if last_part < 1:
-        raise ValueError(f"last_part = {last_part}, expected 1 for the whole grid, or n for its last n-th")
+        raise ValueError(unknown("sanitizer", sanitizer, map(repr, SANITIZERS)))
+    whole("last_part (1 for the whole grid, n for its last n-th)", last_part, at_least=1)
     token = _options.set(HostOptions(order, seed, sanitizer, poison, guard, last_part))
     try:
         yield
@@ -176,8 +175,10 @@ def build(source: str, name: str, sanitizer: str | None = None) -> CompiledKerne
 
 
 def library_of(unit: str, name: str, command: Sequence[str], handled: str = f"-fsanitize={CHECKS}") -> Path:
-    """What `command` makes of a translation unit, compiled or found in the cache. handled: the flag whose calls the
-    unit's own headers handle, so that the runtime library for it isn't linked."""
+    """The library that `command` makes of a translation unit, compiled or found in the cache.
+
+    handled   the flag whose calls the unit's own headers handle, so that the runtime library for it isn't linked
+    """
     key = "\0".join([unit, *command, _compiler_version(command[0]), platform.machine()]).encode() + _headers()
     library = cache_directory() / "host" / f"{name}-{hashlib.sha256(key).hexdigest()[:24]}.so"
     if not library.exists():

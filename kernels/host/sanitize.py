@@ -17,9 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from minilm.kernels.host.builder import SANITIZERS, find_compiler
+from minilm.checks import one_of
+from minilm.kernels.host.builder import find_compiler
 
-RUNTIMES = {"thread": ("libtsan.so", "thread"), "address,undefined": ("libasan.so", "address")}
+RUNTIMES = {"thread": "tsan", "address,undefined": "asan"}
 FAILURE = 66  # exit code of a process in which a sanitizer found something
 WRAPPER = """
 import sys
@@ -32,7 +33,7 @@ with host_options(sanitizer={sanitizer!r}):
 
 
 class Outcome(NamedTuple):
-    """What a sanitized run said."""
+    """The outcome of a sanitized run."""
 
     code: int  # 0: the code ran to its end, and the sanitizer is silent
     output: str  # of the code
@@ -45,14 +46,10 @@ class Outcome(NamedTuple):
 
 def runtime(sanitizer: str) -> str | None:
     """The shared library of a sanitizer that belongs to the compiler; None if it isn't installed."""
-    if sanitizer not in RUNTIMES:
-        raise ValueError(f"sanitizer {sanitizer!r} is unknown; choose {' or '.join(map(repr, SANITIZERS[1:]))}")
-    compiler, (gnu, llvm) = find_compiler(), RUNTIMES[sanitizer]
+    compiler, short = find_compiler(), RUNTIMES[one_of("sanitizer", sanitizer, RUNTIMES)]
     if compiler is None:
         return None
-    names = (gnu, f"libclang_rt.{ {'thread': 'tsan', 'address': 'asan'}[llvm] }-{platform.machine()}.so",
-             f"libclang_rt.{ {'thread': 'tsan', 'address': 'asan'}[llvm] }.so")  # fmt: skip
-    for name in names:
+    for name in (f"lib{short}.so", f"libclang_rt.{short}-{platform.machine()}.so", f"libclang_rt.{short}.so"):
         found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
         if os.path.isabs(found) and os.path.exists(found):
             return os.path.realpath(found)

@@ -1,4 +1,4 @@
-"""Which parameters a fine-tuning trains: the head alone, or everything. LoRA, in between, is in `adapt/adaptation.py`.
+"""Which parameters a fine-tuning trains: the head alone, or everything.
 
 A frozen parameter gets no gradient, and the work for it is not done; below the lowest trained layer no gradient flows
 at all, so that training the head alone costs a forward and little more.
@@ -6,9 +6,9 @@ at all, so that training the head alone costs a forward and little more.
 
 from __future__ import annotations
 
+from minilm.adapt.method import HEAD, Method
 from minilm.layers.base import Layer
-
-HEAD = "head.*"
+from minilm.models.summary import num_parameters
 
 
 def head_only(model: Layer) -> list[str]:
@@ -28,9 +28,9 @@ def full(model: Layer) -> list[str]:
 
 
 def trainable_report(model: Layer) -> tuple[int, int]:
-    """How many numbers are trained, and how many the parameters hold in all. An array met twice counts once."""
-    return _count(model.trainable().values()), _count(model.parameters().values())
+    """How many numbers are trained, and how many the parameters hold in all."""
+    return num_parameters(model, trainable=True), num_parameters(model)
 
 
-def _count(arrays) -> int:
-    return sum({id(array): array.size for array in arrays}.values())
+FULL = Method("full", "all parameters", lambda model, options, rng: full(model), learning_rate=1e-3)
+HEAD_ONLY = Method("head", "the head alone", lambda model, options, rng: head_only(model), learning_rate=2e-2)

@@ -7,40 +7,47 @@ B starts at zero, so that an adapted layer first computes exactly what it comput
     LoRALinear    y = base(x) + s (x Aᵀ) Bᵀ      the update acts on x: neither W' nor its gradient is ever formed
     LoRAWeights   base computes with W'           for a weight inside a layer: recurrent stacks, convolutions
 
-Both are transparent: they take the arguments of the layer they wrap, and other attributes are read from it, so a parent
-whose `children[name]` is replaced by one notices nothing. Replacing, merging and saving: `adapt/adaptation.py`.
+    apply_lora(model, rank=8, targets=("*.self_attn.*",), train=("head.*",), rng=rng)
+
+Both take the arguments of the layer they wrap, so that a parent notices nothing. Merging and saving: `wrapping.py`.
 
 [Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1; A is drawn as in the paper's code]
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.backend import Array, array_namespace, asarray_like
+from minilm.adapt.method import HEAD, Method
+from minilm.adapt.wrapping import Site, Wrapper, listed, matching_parameters, refuse_adapted, sites, wrap
+from minilm.backend import Array, array_namespace, asarray_like, generator
+from minilm.checks import check_options, option
 from minilm.layers.base import Gradients, Layer, merge
+from minilm.layers.embedding import Embedding
 from minilm.layers.initialization import uniform
 from minilm.layers.linear import Linear
+from minilm.layers.positional import PositionalEncoding
 from minilm.ops.dropout import DropoutCache, dropout, dropout_backward
 from minilm.ops.linear import LinearCache, linear, linear_backward
 
 
-class LoRA(Layer):
-    """What both forms share: the child `base`, whose weights are frozen, and the factors A and B of their updates.
+class LoRA(Wrapper):
+    """What both forms share: the factors A and B of the updates of the weights of `base` that `adapted` names.
 
-    `adapted` names the weights of `base` that are updated. A weight with more than two axes, a convolution's
-    (Cout, Cin, K), counts as the matrix (Cout, Cin·K). Raises ValueError for a rank outside 1..min(Cout, Cin).
+    A weight with more than two axes, a convolution's (Cout, Cin, K), counts as the matrix (Cout, Cin·K).
+    Raises ValueError for a rank outside 1..min(Cout, Cin).
     """
-
-    adapted: tuple[str, ...]
 
     def __init__(
         self, base: Layer, adapted: tuple[str, ...], rank: int, alpha: float, rng: np.random.Generator
     ) -> None:
-        super().__init__()
-        self.children["base"] = base
+        super().__init__(base)
         self.adapted, self.rank, self.alpha = adapted, rank, alpha
         for name in adapted:
             weight = base.params[name]
@@ -53,34 +60,20 @@ class LoRA(Layer):
             self.params[name_a] = asarray_like(a, weight)  # (r, Cin)
             self.params[name_b] = array_namespace(weight).zeros((rows, rank), dtype=weight.dtype)  # (Cout, r)
         self.scale = alpha / rank
-        base.freeze()
-
-    def __getattr__(self, name: str) -> Any:
-        """What this layer has not is read from the wrapped one: its weights as W', its methods computing with W'."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            base = self.__dict__.get("children", {}).get("base")
-            if base is None:  # while being copied or unpickled
-                raise
-        value = getattr(base, name)
-        changed = name in self.adapted or getattr(value, "__self__", None) is base
-        return getattr(self.effective(), name) if changed else value
 
     def factor_names(self, weight: str) -> tuple[str, str]:
         """The names of A and B of one adapted weight."""
         return f"{weight}_lora_A", f"{weight}_lora_B"
 
-    def effective_weight(self, name: str) -> Array:
-        """W' = W + s B A, a new array in the shape of W."""
+    def merged_weights(self) -> dict[str, Array]:
+        """W' = W + s B A of each adapted weight, new arrays in the shape of W."""
+        return {name: self._merged_weight(name) for name in self.adapted}
+
+    def _merged_weight(self, name: str) -> Array:
         name_a, name_b = self.factor_names(name)
         weight = self.base.params[name]
         update = self.params[name_b] @ (self.scale * self.params[name_a])  # (Cout, Cin)
         return weight + update.reshape(weight.shape)
-
-    def effective(self) -> Layer:
-        """The wrapped layer with W' in place of W: a plain layer that computes the same. W itself is not touched."""
-        return self.base.with_params(**{name: self.effective_weight(name) for name in self.adapted})
 
 
 class LoRALinearCache(NamedTuple):
@@ -216,3 +209,105 @@ class LoRAWeights(LoRA):
 def matrix_shape(weight: Array) -> tuple[int, int]:
     """(Cout, Cin) of a weight seen as a matrix: the axes after the first count as one."""
     return weight.shape[0], weight.size // max(weight.shape[0], 1)
+
+
+# ---- on whole models
+
+
+def linear_maps(model: Layer) -> dict[str, tuple[str, Layer, str]]:
+    """The weights below `model` that LoRA can adapt, by dotted name: each with its layer's name, layer, and own name.
+
+    A linear map is a parameter called weight... with two axes or more. Tables of embeddings and of positions are none:
+    they are looked up, not multiplied with. A layer in two places has the name of the first.
+    """
+    first: dict[int, Site] = {}
+    for site in sites(model):
+        first.setdefault(id(site.layer), site)
+    return {
+        f"{site.name}.{name}": (site.name, site.layer, name)
+        for site in first.values()
+        if not isinstance(site.layer, Wrapper | PositionalEncoding | Embedding)
+        for name, weight in site.layer.params.items()
+        if name.startswith("weight") and weight.ndim >= 2
+    }
+
+
+def apply_lora(
+    model: Layer,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: Iterable[str] = ("*",),
+    *,
+    train: Iterable[str] = (),
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> list[str]:
+    """Freeze `model` and put a LoRA adapter on every linear map that `targets` names. Returns the adapted names.
+
+    targets     patterns over dotted names of layers ("*.self_attn.*", "backbone.rnn") or of weights ("*.weight_hh*")
+    train       patterns over names of parameters that are trained whole, with no adapter: a new head, say
+    dropout     on what the adapters read; only `Linear` layers have that
+    rng         draws A; without one it is generator(0), as when the weights are loaded next
+
+    The optimizer must be made afterwards. Raises ValueError, and changes nothing, for a pattern that matches nothing, a
+    rank outside 1..min(Cout, Cin) of a matched weight, or options out of range.
+    """
+    patterns = (targets,) if isinstance(targets, str) else tuple(targets)
+    options = LoRAOptions(rank, alpha, patterns, dropout)  # checks them
+    refuse_adapted(model)
+    trained = matching_parameters(model, (train,) if isinstance(train, str) else train)
+    candidates = linear_maps(model)
+    chosen: dict[str, list[str]] = {}  # own names of weights, by the layer's name
+    for full_name, (site, layer, name) in candidates.items():
+        matches = any(fnmatchcase(n, pattern) for pattern in options.targets for n in (site, full_name))
+        if (id(layer), name) in trained or not matches:
+            continue
+        rows, columns = matrix_shape(layer.params[name])
+        if options.rank > min(rows, columns):
+            raise ValueError(
+                f"LoRA rank {rank} does not fit {full_name} ({rows}, {columns}): at most {min(rows, columns)}; lower "
+                "the rank, or leave this layer out of targets, or train it whole (train=)"
+            )
+        if dropout and not isinstance(layer, Linear):
+            raise ValueError(
+                f"LoRA dropout {dropout} is not defined for {full_name}, whose update is added to the weight; use "
+                "dropout=0 or targets that name Linear layers only"
+            )
+        chosen.setdefault(site, []).append(name)
+    if not chosen:
+        raise ValueError(f"no linear map matches targets {', '.join(options.targets)}; there are {listed(candidates)}")
+    rng = generator(0) if rng is None else rng
+    wrap(model, {name: partial(_adapter, weights=tuple(own), options=options, rng=rng) for name, own in chosen.items()})
+    for layer, name in trained.values():
+        layer.frozen.discard(name)
+    return [f"{layer}.{name}" for layer, names in chosen.items() for name in names]
+
+
+def _adapter(layer: Layer, *, weights: tuple[str, ...], options: LoRAOptions, rng: np.random.Generator) -> LoRA:
+    if isinstance(layer, Linear):
+        return LoRALinear(layer, options.rank, options.alpha, options.adapter_dropout, rng=rng)
+    return LoRAWeights(layer, weights, options.rank, options.alpha, rng=rng)
+
+
+@dataclass(frozen=True)
+class LoRAOptions:
+    """What can be said about LoRA."""
+
+    rank: int = option(8, "rank of the updates", at_least=1)
+    alpha: float = option(16.0, "updates count alpha/rank")
+    targets: tuple[str, ...] = option(("*",), "layers whose linear maps get an update, by name pattern")
+    adapter_dropout: float = option(0.0, "dropout on what the updates read; linear layers only", below=1.0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.alpha == 0:
+            raise ValueError("alpha is 0, expected a finite number above 0")
+
+
+def _install(model: Layer, options: LoRAOptions, rng: np.random.Generator) -> list[str]:
+    return apply_lora(
+        model, options.rank, options.alpha, options.targets, train=(HEAD,), dropout=options.adapter_dropout, rng=rng
+    )
+
+
+LORA = Method("lora", "the head, and low-rank updates of linear maps", _install, 2e-3, LoRAOptions)

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm import runs
+from minilm.adapt import SPECTRUM
 from minilm.backend import asarray_like, generator, to_numpy
 from minilm.cli import options, plots
 from minilm.cli.printing import table
-from minilm.models.generation import generate
-from minilm.train import recipes
-from minilm.train.evaluation import an_array_of
-from minilm.train.recipes import Trained
-from minilm.train.runs import Run
+from minilm.models import generate
+from minilm.runs import Run, Trained
+from minilm.train.data import an_array_of
 
 PROMPTS = ("In the beginning", "And Jesus said unto them", "The LORD is")
 VERSE = "In the beginning God created the heaven and the earth."
@@ -53,10 +53,10 @@ QUICK = Scale(
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "demo",
-        help="the whole way in some two minutes: pretrain, write, fine-tune three ways, compare",
+        help="the whole way in some two minutes: pretrain, write, fine-tune, compare",
         description="Pretrain a small GPT on the shipped King James text, show what it writes, and fine-tune it to "
-        "tell verses of the Old from those of the New Testament: head only, LoRA, all parameters; against logistic "
-        "regression on a bag of words. Needs this package alone; plots are written where matplotlib is installed.",
+        "tell verses of the Old Testament from those of the New, from the head alone to all parameters; against "
+        "logistic regression on a bag of words. Needs this package alone; plots are written where matplotlib is there.",
     )
     parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps: under 40 seconds")
     parser.add_argument(
@@ -74,8 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     layers, steps = scale.model["layers"], scale.pretraining["steps"]
     print(f"1. Pretraining a GPT of {layers} layers on the King James Bible, {steps} steps")
-    options = {"tokenizer": "bpe", "vocab_size": 2048, "model": scale.model, "training": scale.pretraining}
-    pretrained = recipes.pretrain("gpt", ["kjv"], out / "pretrained", **options, **common)
+    options = {
+        "tokenizer": "bpe",
+        "vocabulary": {"vocab_size": 2048},
+        "model": scale.model,
+        "training": scale.pretraining,
+    }
+    pretrained = runs.pretrain("gpt", ["kjv"], out / "pretrained", **options, **common)
     scores, result = pretrained.scores, pretrained.result
     speed = f"{result.seconds:.0f} s, {result.tokens_per_second:,.0f} tokens/s"
     bits = f"{scores['bits_per_character']:.2f} bits per character"
@@ -87,20 +92,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"   {_sample(pretrained.run, prompt, scale.samples, arguments.seed)}")
 
     print(f"\n3. Old or New Testament? {scale.examples:,} verses with their real labels, scores on others")
-    tuned = {}
-    for name, base, options in (
-        ("bag of words", "bag-of-words", {}),
-        ("head only", out / "pretrained", {"method": "head", "pooling": "mean", "training": {"epochs": scale.epochs}}),
-        ("LoRA", out / "pretrained", {"method": "lora", "pooling": "mean", "training": {"epochs": scale.epochs}}),
-        ("all parameters", out / "pretrained", {"pooling": "mean", "training": {"epochs": scale.epochs}}),
-    ):
-        where = out / name.replace(" ", "-").lower()
-        tuned[name] = recipes.finetune(base, "kjv-testament", where, max_examples=scale.examples, **options, **common)
+    data = {"max_examples": scale.examples}
+    baseline = runs.finetune("bag-of-words", "kjv-testament", out / "bag-of-words", data=data, **common)
+    tuned = {"bag of words": baseline}
+    for method in SPECTRUM:
+        tuned[method.name] = runs.finetune(
+            out / "pretrained", "kjv-testament", out / method.name,
+            method=method.name, data=data, training={"epochs": scale.epochs}, **common,
+        )  # fmt: skip
     _print_comparison(tuned)
     _draw(out, pretrained, tuned)
     print(f"\n{time.perf_counter() - began:.0f} s in all. Try next")
     print(f"   minilm generate {out / 'pretrained'} --prompt 'And God said'")
-    print(f"   minilm predict {out / 'all-parameters'} 'Blessed are the meek: for they shall inherit the earth.'")
+    print(f"   minilm predict {out / SPECTRUM[-1].name} 'Blessed are the meek: for they shall inherit the earth.'")
     return 0
 
 
@@ -150,7 +154,7 @@ def _draw(out: Path, pretrained: Trained, tuned: dict[str, Trained]) -> None:
     weights = run.model.backbone.attention_weights(asarray_like(np.array([ids]), an_array_of(run.model)))[
         -1
     ]  # (1, H, T, T)
-    labels = next(iter(tuned.values())).run.config["labels"]
+    labels = next(iter(tuned.values())).run.config.model.head.labels
     written = [
         plots.loss_curve(pretrained.result.history, out / "loss.png"),
         plots.attention_map(

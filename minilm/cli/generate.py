@@ -7,8 +7,8 @@ import itertools
 
 from minilm.backend import generator
 from minilm.cli import options
-from minilm.models.generation import generate
-from minilm.train.runs import LANGUAGE_MODEL, open_run
+from minilm.models import LanguageModel, generate
+from minilm.runs import open_run
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -33,7 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    trained = open_run(arguments.directory, device=arguments.device, task=LANGUAGE_MODEL)
+    trained = open_run(arguments.directory, device=arguments.device)
+    if not isinstance(trained.model, LanguageModel):
+        raise ValueError(f"{arguments.directory} is a {trained.config.task.name} run; a language model is needed")
     ids = trained.tokenizer.encode(arguments.prompt)
     drawn = generate(
         trained.model,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import Any
 
 from minilm.cli.printing import table
-from minilm.models.presets import OPTIONS, PRESETS, find_preset
-from minilm.models.summary import describe
-from minilm.train.checkpoint import load_checkpoint
-from minilm.train.runs import BEST, is_run, open_run
+from minilm.models import describe
+from minilm.presets import PRESETS, find_preset
+from minilm.runs import open_run
+from minilm.runs.run import best_checkpoint, is_run
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -41,14 +42,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _show_run(directory: str, as_json: bool) -> None:
     opened = open_run(directory, device="cpu")
-    best = load_checkpoint(opened.directory / BEST).info.get("best") if (opened.directory / BEST).exists() else None
-    shown: dict[str, Any] = {name: value for name, value in opened.config.items() if value is not None}
+    best = best_checkpoint(directory).info.get("best")
+    config = asdict(opened.config)
+    shown: dict[str, Any] = config.pop("model")
+    shown |= {"options": shown.pop("options"), "head": shown.pop("head"), **config}
     shown["vocabulary"] = f"{opened.tokenizer.size:,} tokens ({opened.tokenizer.kind})"
     if best:
         shown["best"] = f"{best['name']} {best['value']:.4f} at step {best['step']:,}"
     if as_json:
         sizes = {name: list(array.shape) for name, array in opened.model.parameters().items()}
-        print(json.dumps({**opened.config, "best": best, "vocabulary": opened.tokenizer.size, "parameters": sizes}))
+        print(
+            json.dumps(
+                {**asdict(opened.config), "best": best, "vocabulary": opened.tokenizer.size, "parameters": sizes}
+            )
+        )
         return
     _print_fields(shown)
     print(f"\n{describe(opened.model)}")
@@ -60,17 +67,20 @@ def _show_preset(name: str, as_json: bool) -> None:
         print(json.dumps(preset._asdict()))
         return
     _print_fields({"preset": name, "task": preset.task, "what": preset.summary, "source": preset.source})
-    rows = [(option, json.dumps(default), OPTIONS[option]) for option, default in preset.model.items()]
+    rows = [(option, json.dumps(default), meaning) for option, default, meaning in preset.options()]
     print(f"\n{table(('model option', 'default', 'meaning'), rows, left=3)}\n")
-    rows = [(option, json.dumps(value)) for option, value in preset.training.items()]
-    print(table(("training option", "default"), [*rows, ("tokenizer", preset.tokenizer)], left=2))
+    others = preset.training | preset.data | {"tokenizer": preset.tokenizer} | preset.vocabulary
+    rows = [(option, json.dumps(value)) for option, value in others.items()]
+    print(table(("other option", "default"), rows, left=2))
 
 
 def _print_fields(fields: dict[str, Any]) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
+        if value is None:
+            continue
         if isinstance(value, dict):
             value = ", ".join(f"{key}={item}" for key, item in value.items() if item is not None)
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             value = ", ".join(map(str, value))
         print(f"{name:<{width}}  {value}")

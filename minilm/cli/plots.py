@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-try:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
-except ImportError:  # the extra `plot` is not installed
-    Figure = None
 
 INK, ACCENT = "#4c72b0", "#dd8452"
 
 
 def available() -> bool:
-    return Figure is not None
+    """Whether matplotlib, the extra `plot`, is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=150)
     FigureCanvasAgg(figure)  # draws to files only: no window, no global state
     return figure

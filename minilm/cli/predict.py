@@ -6,9 +6,8 @@ import argparse
 import json
 import sys
 
+from minilm import runs
 from minilm.cli import options
-from minilm.train import recipes
-from minilm.train.runs import CLASSIFICATION, open_run
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -26,14 +25,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    trained = open_run(arguments.directory, device=arguments.device, task=CLASSIFICATION)
+    opened = runs.open_run(arguments.directory, device=arguments.device)
+    task = opened.config.task
+    if not task.predicts:
+        runs.predict(opened, [])  # says what to do instead, before standard input is waited for
     texts = arguments.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise ValueError("no text was given; pass TEXT arguments or lines on standard input")
-    for text, probabilities in zip(texts, recipes.predict(trained, texts), strict=True):
-        best = max(probabilities, key=probabilities.__getitem__)
-        if arguments.json:
-            print(json.dumps({"text": text, "label": best, "probabilities": probabilities}, ensure_ascii=False))
-        else:
-            print(f"{best}\t{probabilities[best]:.3f}\t{text}")
+    for text, prediction in zip(texts, runs.predict(opened, texts), strict=True):
+        fields, short = task.shown(prediction)
+        print(json.dumps({"text": text, **fields}, ensure_ascii=False) if arguments.json else f"{short}\t{text}")
     return 0

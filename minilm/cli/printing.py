@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from minilm.train.recipes import Trained
+from minilm.runs import Trained
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -37,7 +37,5 @@ def print_training(trained: Trained) -> None:
     speed = f", {result.seconds:.0f} s, {result.tokens_per_second:,.0f} tokens/s" if result.tokens_per_second else ""
     print(f"{directory}: {state}; step {result.step:,}{speed}")
     if trained.scores:
-        print(
-            "scores on the test texts:" if "accuracy" in trained.scores else "scores on the held-out end of the text:"
-        )
+        print(f"scores on {trained.run.config.task.held_out}:")
         print_scores(trained.scores)

@@ -10,13 +10,12 @@
     assert report, report                   # the text names argument, element, both numbers, seed and the call
 
 `check_laws` checks what a number cannot show (linear in dy, repeatable, writes to nothing, dtypes, layouts);
-`check_layer` and `check_model` do both for whole layers and models; `strategies` draws inputs with hypothesis; `cases`
-is the table of everything in minilm, which the command `minilm gradcheck` prints.
+`check_layer` and `check_model` do both for whole layers and models; `strategies` draws inputs with hypothesis.
 """
 
 from minilm.gradcheck.checker import gradcheck
 from minilm.gradcheck.laws import LawViolation, check_laws
-from minilm.gradcheck.report import Report, Row
-from minilm.gradcheck.trees import check_layer, check_model
+from minilm.gradcheck.layer_checks import check_layer, check_model
+from minilm.gradcheck.report import Report, ReportRow
 
-__all__ = ["LawViolation", "Report", "Row", "check_laws", "check_layer", "check_model", "gradcheck"]
+__all__ = ["LawViolation", "Report", "ReportRow", "check_laws", "check_layer", "check_model", "gradcheck"]

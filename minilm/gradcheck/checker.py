@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import array_namespace, to_numpy
+from minilm.checks import one_of
 from minilm.gradcheck.arguments import Arguments, Selection, name_of
 from minilm.gradcheck.comparison import COMPLEX_STEP, DIFFERENCES, Comparison
 from minilm.gradcheck.numeric import Problem
-from minilm.gradcheck.report import Report, Row
+from minilm.gradcheck.report import Report, ReportRow, call_text
 from minilm.gradcheck.structures import draw_like, fresh, host_copies, is_array
 
 METHODS = ("auto", COMPLEX_STEP, DIFFERENCES)
@@ -54,8 +55,8 @@ def gradcheck(
     An element at a kink passes if its gradient lies between the one-sided derivatives; its row says so. Returns a
     Report, true if all passed. Raises ValueError or TypeError where the call itself makes no sense.
     """
-    _one_of("method", method, METHODS)
-    _one_of("mode", mode, MODES)
+    one_of("method", method, METHODS)
+    one_of("mode", mode, MODES)
     arguments = Arguments(forward, args, wrt)
     precision = _precision(arguments, allow_float32)
 
@@ -71,23 +72,22 @@ def gradcheck(
         tolerance = dict.fromkeys(TOLERANCES, NATIVE_FLOAT32_TOLERANCE if native else FLOAT32_TOLERANCE)
     if rtol is not None:
         tolerance = dict.fromkeys(TOLERANCES, rtol)
-    comparison = Comparison(problem, name_of(forward), DIFFERENCES if native else method, mode, tolerance, atol or 0.0)
-    rows: list[Row] = []
+    op = name_of(forward)
+    comparison = Comparison(problem, op, DIFFERENCES if native else method, mode, tolerance, atol or 0.0)
+    rows: list[ReportRow] = []
     for name, gradient in found.items():
         if name in arguments.selected:
             wrong = wrong_kind(gradient, arguments[name])
             rng = np.random.default_rng([seed, arguments.names.index(name), 1])
-            rows += [comparison.broken(name, wrong)] if wrong else comparison.rows(name, to_numpy(gradient), rng)
+            rows += [ReportRow.broken(op, name, wrong)] if wrong else comparison.rows(name, to_numpy(gradient), rng)
         elif gradient is not None and name in arguments.absent:
-            rows.append(comparison.broken(name, "a gradient came back for an argument that was not given"))
-    rows += [comparison.broken(n, "no gradient came back for it") for n in arguments.selected if n not in found]
-    call = _call(forward, backward, wrt, gradients, method, mode, seed, rtol, atol, allow_float32)
+            rows.append(ReportRow.broken(op, name, "a gradient came back for an argument that was not given"))
+    rows += [ReportRow.broken(op, n, "no gradient came back for it") for n in arguments.selected if n not in found]
+    call = call_text(
+        "gradcheck", op, name_of(backward, "backward"), "args", wrt=wrt, method=method, mode=mode, seed=seed,
+        gradients=gradients, rtol=rtol, atol=atol, allow_float32=allow_float32 or None,
+    )  # fmt: skip
     return Report(tuple(rows), call, seed, str(arguments))
-
-
-def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{what} {value!r} is unknown; choose {', '.join(allowed)}")
 
 
 def _precision(arguments: Arguments, allow_float32: bool) -> np.dtype:
@@ -128,7 +128,7 @@ def _problem(
                 floating = is_array(value) and value.dtype.kind == "f" and not isinstance(value, np.generic)
                 return copied.astype(dtype) if floating and value.dtype != dtype else copied
 
-            if host is not None:
+            if name is not None and host is not None:
                 xp = array_namespace(arguments[name])
                 host = xp.asarray(host if host.dtype.kind == "c" else host.astype(dtype))
             results = host_copies(call_forward(forward, arguments.replaced(name, host, convert))[0])
@@ -158,15 +158,3 @@ def wrong_kind(gradient: Any, argument: Any) -> str | None:
     if gradient.dtype.kind != "f":
         return f"the gradient has dtype {gradient.dtype}, expected {argument.dtype}"
     return None
-
-
-def _call(
-    forward: Callable[..., Any], backward: Callable[..., Any], wrt: Selection, gradients: Sequence[str] | None,
-    method: str, mode: str, seed: int, rtol: float | None, atol: float | None, allow_float32: bool,
-) -> str:  # fmt: skip
-    options = [f"method={method!r}", f"mode={mode!r}", f"seed={seed}"]
-    if wrt is not None:
-        options.insert(0, f"wrt={wrt!r}")
-    optional = {"gradients": gradients, "rtol": rtol, "atol": atol, "allow_float32": allow_float32 or None}
-    options += [f"{name}={value!r}" for name, value in optional.items() if value is not None]
-    return f"gradcheck({name_of(forward)}, {name_of(backward, 'backward')}, args, {', '.join(options)})"

@@ -16,7 +16,7 @@ from minilm.gradcheck.numeric import (
     scale_of,
     typical,
 )
-from minilm.gradcheck.report import Row
+from minilm.gradcheck.report import ReportRow
 from minilm.gradcheck.structures import signed_uniform
 
 COMPLEX_STEP, DIFFERENCES = "complex-step", "central-difference"
@@ -34,19 +34,15 @@ class Comparison:
         self.problem, self.op, self.method, self.mode = problem, op, method, mode
         self.tolerance, self.atol = tolerance, atol
 
-    def broken(self, name: str, note: str) -> Row:
-        """A row for what cannot be compared."""
-        return Row(self.op, name, "law", None, math.nan, math.nan, math.inf, False, note)
-
-    def rows(self, name: str, gradient: np.ndarray, rng: np.random.Generator) -> list[Row]:
+    def rows(self, name: str, gradient: np.ndarray, rng: np.random.Generator) -> list[ReportRow]:
         """Compare the gradient of the argument `name`, along one direction or element by element."""
         x, gradient = self.problem.values[name], gradient.astype(np.float64)
         if not x.size:
             method = COMPLEX_STEP if self.method == "auto" else self.method
-            return [Row(self.op, name, method, None, 0.0, 0.0, 0.0, True, "empty: nothing to compare")]
+            return [ReportRow(self.op, name, method, None, 0.0, 0.0, 0.0, True, "empty: nothing to compare")]
         if not np.isfinite(gradient).all():
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(gradient))[0])
-            return [self.broken(name, f"the gradient is {gradient[index]} at {list(index)}")]
+            return [ReportRow.broken(self.op, name, f"the gradient is {gradient[index]} at {list(index)}")]
         # Signs of the gradient: what is summed along the direction then never cancels, and one wrong element shows.
         v = signed_uniform(rng, x.shape)
         v = np.where(gradient != 0, np.abs(v) * np.sign(gradient), v)
@@ -88,7 +84,7 @@ class Comparison:
     def _compare(
         self, name: str, gradient: np.ndarray, v: np.ndarray, method: str, note: str = "",
         index: tuple[int, ...] | None = None, floor: float = 0.0,
-    ) -> Row:  # fmt: skip
+    ) -> ReportRow:  # fmt: skip
         """Along v; as derivatives per element where an index is given (v is then one element's)."""
         analytic, numeric = float(np.sum(gradient * v)), self._estimate(name, v, method)
         unit = 1.0 if index is None else float(v[index])
@@ -98,9 +94,11 @@ class Comparison:
         relative = error / scale if math.isfinite(error) else math.inf
         if not math.isfinite(numeric.value):
             note = "the forward is not finite near here"
-        return Row(self.op, name, method, index, analytic / unit, numeric.value / unit, relative, passed, note)
+        return ReportRow(self.op, name, method, index, analytic / unit, numeric.value / unit, relative, passed, note)
 
-    def _element(self, name: str, gradient: np.ndarray, index: tuple[int, ...], method: str, note: str = "") -> Row:
+    def _element(
+        self, name: str, gradient: np.ndarray, index: tuple[int, ...], method: str, note: str = ""
+    ) -> ReportRow:
         """One element; at a kink its gradient must lie between the one-sided derivatives."""
         v = np.zeros(gradient.shape)
         v[index] = unit = typical(self.problem.values[name])
@@ -119,7 +117,7 @@ class Comparison:
             return row._replace(rel_error=0.0, passed=True, note=f"at a kink: {between}")
         return row._replace(rel_error=outside / scale, note=f"at a kink, but not {between}")
 
-    def _elements(self, name: str, gradient: np.ndarray, method: str, note: str) -> list[Row]:
+    def _elements(self, name: str, gradient: np.ndarray, method: str, note: str) -> list[ReportRow]:
         finite = np.isfinite(self.problem.values[name])
         rows = [self._element(name, gradient, index, method) for index in np.ndindex(gradient.shape) if finite[index]]
         if note and rows:
@@ -128,7 +126,9 @@ class Comparison:
 
     # ---- after a direction failed: is it a kink, and which element is it?
 
-    def _after_failure(self, name: str, gradient: np.ndarray, v: np.ndarray, method: str, row: Row) -> list[Row]:
+    def _after_failure(
+        self, name: str, gradient: np.ndarray, v: np.ndarray, method: str, row: ReportRow
+    ) -> list[ReportRow]:
         """The failed row with the worst element; or, where only kinks were in the way, rows that pass beside them."""
         if gradient.size > SEARCHED:
             return [row._replace(note=_join(row.note, "mode='full' names the element"))]

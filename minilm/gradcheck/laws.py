@@ -26,6 +26,7 @@ from minilm.gradcheck.arguments import Arguments, Selection, declared_gradients,
 from minilm.gradcheck.checker import call_forward, wrong_kind
 from minilm.gradcheck.layouts import LAYOUTS
 from minilm.gradcheck.numeric import typical
+from minilm.gradcheck.report import ReportRow
 from minilm.gradcheck.structures import changed, draw_like, fresh, host_copies, leaves, map_leaves, rebuild, snapshot
 
 ROUNDING = 1e-10  # relative to the largest number of an array, where the order of summation may differ
@@ -61,6 +62,17 @@ def check_laws(
     laws.layouts()
     if float32:
         laws.float32()
+
+
+def broken_laws(
+    forward: Callable[..., Any], backward: Callable[..., Any], args: Sequence[Any], **options: Any
+) -> list[ReportRow]:
+    """`check_laws` as failed rows of a report: the first law that is broken, or none."""
+    try:
+        check_laws(forward, backward, args, **options)
+    except LawViolation as violation:
+        return [ReportRow.broken(name_of(forward), "(all)", str(violation))]
+    return []
 
 
 class _Laws:

@@ -63,7 +63,7 @@ def scale_of(problem: Problem, analytic: float, numeric: Estimate) -> float:
     rounding is never divided by rounding. A term that is wrong still counts a thousand times what is tolerated.
     """
     finite = [abs(a) for a in (analytic, numeric.value) if np.isfinite(a)]
-    return max([*finite, 0.1 * numeric.terms, 1e-4 * problem.natural, np.finfo(np.float64).tiny])
+    return max([*finite, 0.1 * numeric.terms, 1e-4 * problem.natural, float(np.finfo(np.float64).tiny)])
 
 
 def complex_step(problem: Problem, name: str, v: np.ndarray) -> Estimate:
@@ -77,7 +77,7 @@ def complex_step(problem: Problem, name: str, v: np.ndarray) -> Estimate:
             raise NoComplexStepError(f"the forward takes no complex {name} ({error})") from error
     if not any(y.dtype.kind == "c" for y in results):
         raise NoComplexStepError(f"the forward drops the imaginary part of {name}")
-    terms = [d * (y.imag / COMPLEX_H) for d, y in zip(problem.dy, results, strict=True)]
+    terms = [d * (np.imag(y) / COMPLEX_H) for d, y in zip(problem.dy, results, strict=True)]
     value = sum(float(np.sum(term)) for term in terms)
     if not np.isfinite(value):
         raise NoComplexStepError(f"the forward gives no finite number for complex {name}")

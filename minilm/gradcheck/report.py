@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from minilm.gradcheck.structures import has_state
 
 
-class Row(NamedTuple):
+class ReportRow(NamedTuple):
     """One comparison of an analytic with a numeric derivative."""
 
     op: str
@@ -19,11 +21,16 @@ class Row(NamedTuple):
     passed: bool
     note: str = ""
 
+    @classmethod
+    def broken(cls, op: str, argument: str, note: str) -> ReportRow:
+        """A failed row for what no number can show."""
+        return cls(op, argument, "law", None, math.nan, math.nan, math.inf, False, note)
+
 
 class Report(NamedTuple):
     """The rows, and the call that produced them. True where every row passed; `print(report)` shows all."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     call: str  # the Python expression that repeats this check
     seed: int
     arguments: str  # names, dtypes and shapes of what was passed
@@ -39,7 +46,7 @@ class Report(NamedTuple):
         return math.inf if any(math.isnan(error) for error in errors) else max(errors, default=0.0)
 
     @property
-    def failures(self) -> tuple[Row, ...]:
+    def failures(self) -> tuple[ReportRow, ...]:
         return tuple(row for row in self.rows if not row.passed)
 
     def __bool__(self) -> bool:
@@ -58,9 +65,16 @@ class Report(NamedTuple):
     __repr__ = __str__
 
 
-def _worst_of_each(rows: tuple[Row, ...], limit: int = 20) -> tuple[list[Row], int]:
+def call_text(function: str, *arguments: str, **options: Any) -> str:
+    """The expression that calls `function` again. Options that are None are left out; arrays stand by their names."""
+    given = {name: value for name, value in options.items() if value is not None}
+    named = [f"{name}={name if has_state(value) else repr(value)}" for name, value in given.items()]
+    return f"{function}({', '.join([*arguments, *named])})"
+
+
+def _worst_of_each(rows: tuple[ReportRow, ...], limit: int = 20) -> tuple[list[ReportRow], int]:
     failed = [row for row in rows if not row.passed][:limit]
-    worst: dict[tuple[str, str], Row] = {}
+    worst: dict[str, ReportRow] = {}  # by argument
     for row in rows:
         if row.passed and (row.argument not in worst or row.rel_error > worst[row.argument].rel_error):
             worst[row.argument] = row
@@ -70,7 +84,7 @@ def _worst_of_each(rows: tuple[Row, ...], limit: int = 20) -> tuple[list[Row], i
     return shown, len(rows) - len(shown)
 
 
-def _line(row: Row) -> str:
+def _line(row: ReportRow) -> str:
     where = row.argument if row.index is None else f"{row.argument}[{', '.join(map(str, row.index))}]"
     text = (
         f"  {'ok  ' if row.passed else 'FAIL'} {row.op} {where}: analytic {row.analytic:.15g}, "

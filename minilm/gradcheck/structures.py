@@ -32,6 +32,11 @@ def is_generator(value: Any) -> bool:
     return hasattr(value, "random") and (hasattr(value, "bit_generator") or hasattr(value, "standard_normal"))
 
 
+def has_state(value: Any) -> bool:
+    """True for what its text does not make again: a generator, and whatever holds an array."""
+    return is_generator(value) or any(True for _ in leaves(value))
+
+
 def rebuild(like: Any, children: list[Any]) -> Any:
     """A tuple, NamedTuple or list of the type of `like`."""
     return type(like)(*children) if hasattr(like, "_fields") else type(like)(children)
@@ -65,8 +70,9 @@ def _leaves(tree: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Array]]
     if id(tree) in seen:
         return
     seen.add(id(tree))
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        children = [(f".{name}", child) for name, child in zip(tree._fields, tree, strict=True)]
+    names = getattr(tree, "_fields", None) if isinstance(tree, tuple) else None
+    if names is not None:  # a named tuple
+        children = [(f".{name}", child) for name, child in zip(names, tree, strict=True)]
     elif isinstance(tree, tuple | list):
         children = [(f"[{number}]", child) for number, child in enumerate(tree)]
     elif isinstance(tree, dict):

@@ -50,8 +50,6 @@ class TiedLinear(Layer):
     [Press & Wolf 2017]
     """
 
-    tied = True
-
     def __init__(self, embedding: Embedding) -> None:
         super().__init__()
         self.children["embedding"] = embedding

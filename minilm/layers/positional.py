@@ -78,7 +78,7 @@ class Sinusoidal(PositionalEncoding):
         end = offset + x.shape[1]
         table, dtype = self._table, x.real.dtype
         fits = table is not None and table.shape[0] >= end and table.dtype == dtype
-        if not fits or array_namespace(table) is not array_namespace(x):
+        if table is None or not fits or array_namespace(table) is not array_namespace(x):
             self._table = table = sinusoidal_positions(max(end, 64), self.width, dtype=dtype, like=x)  # (T', C)
         return add(x, table[offset:end]), None  # (B, T, C)
 

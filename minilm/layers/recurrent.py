@@ -145,7 +145,7 @@ class Recurrent(Layer):
 
         dx is None where it is not needed, the gradient of the initial state where no state was given.
         """
-        dy, dstate = dy
+        dhidden, dstate = dy
         xp = array_namespace(self.params["weight_hh_l0"])
         dfinals = self._states(dstate, cache.batch)
         dinitial: list[tuple[Array, ...]] = [()] * len(cache.runs)
@@ -165,21 +165,21 @@ class Recurrent(Layer):
                     continue
                 columns = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
                 dfinal = (None if d is None else d[run] for d in dfinals.values())
-                upstream = (None if dy is None else dy[..., columns], *dfinal)
+                upstream = (None if dhidden is None else dhidden[..., columns], *dfinal)
                 dx_part, *dweights = self.op.backward(upstream, cache.runs[run], wrt=wrt)
                 dinitial[run] = tuple(dweights[4:])
                 named = dict(zip(OWN.values(), dweights[:4], strict=True))
                 grads |= self.grads(**{own + suffix: gradient for own, gradient in named.items()})
                 dx = dx_part if dx is None else dx + dx_part
-            dy = dx
+            dhidden = dx
             if below and layer:
-                dy, _ = self.children["dropout"].backward(dy, cache.dropped[layer])
+                dhidden, _ = self.children["dropout"].backward(dhidden, cache.dropped[layer])
         dstate0 = None
         if cache.has_state:
             by_name = zip(*dinitial, strict=True)
             stacked = tuple(None if states[0] is None else xp.stack(states) for states in by_name)
             dstate0 = stacked if len(self.state_names) > 1 else stacked[0]
-        return (dy if need_dx else None, dstate0), grads
+        return (dhidden if need_dx else None, dstate0), grads
 
     def extend(self, x: Array, state: Any = None) -> tuple[Array, Any]:
         if self.bidirectional:

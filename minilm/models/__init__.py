@@ -1,28 +1,41 @@
-"""Models that the literature names, put together from layers; `build` makes one from the name of a preset."""
+"""Models that the literature names, put together from layers: architectures, and heads that stand on them.
 
-from minilm.models.backbone import Backbone
-from minilm.models.bag_of_words import BagOfWords
-from minilm.models.classifier import Classifier, TextClassifier
+An architecture is one file, with its options as a dataclass beside it, and one line in `ARCHITECTURES`. Named models,
+with sizes and training, are in `minilm.presets`.
+"""
+
+from minilm.models.backbone import Architecture, Backbone
+from minilm.models.bag_of_words import BagOfWords, BagOfWordsOptions, WordCounts
+from minilm.models.classifier import Classifier, ClassifierOptions, TextClassifier
 from minilm.models.generation import generate
-from minilm.models.language_model import LanguageModel
-from minilm.models.presets import PRESETS, Preset, build, find_preset
-from minilm.models.recurrent_backbone import RecurrentBackbone
+from minilm.models.language_model import LanguageModel, LanguageModelOptions
+from minilm.models.recurrent_backbone import RecurrentBackbone, RecurrentOptions
 from minilm.models.summary import describe, num_parameters
-from minilm.models.transformer_backbone import TransformerBackbone
+from minilm.models.transformer_backbone import TransformerBackbone, TransformerOptions
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "transformer": Architecture(TransformerOptions, TransformerBackbone),
+    "recurrent": Architecture(RecurrentOptions, RecurrentBackbone),
+    "bag-of-words": Architecture(BagOfWordsOptions, WordCounts),
+}
 
 __all__ = [
-    "PRESETS",
+    "ARCHITECTURES",
+    "Architecture",
     "Backbone",
     "BagOfWords",
+    "BagOfWordsOptions",
     "Classifier",
+    "ClassifierOptions",
     "LanguageModel",
-    "Preset",
+    "LanguageModelOptions",
     "RecurrentBackbone",
+    "RecurrentOptions",
     "TextClassifier",
     "TransformerBackbone",
-    "build",
+    "TransformerOptions",
+    "WordCounts",
     "describe",
-    "find_preset",
     "generate",
     "num_parameters",
 ]

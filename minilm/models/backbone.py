@@ -7,11 +7,20 @@ hidden, state = backbone.extend(ids, state)                                     
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minilm.backend import Array
 from minilm.checks import whole
+from minilm.layers.base import Layer
 from minilm.layers.chain import ChainCache, Composite
+
+
+class Architecture(NamedTuple):
+    """One kind of backbone, and the dataclass of its options."""
+
+    options: type
+    backbone: Callable[..., Backbone]  # (vocab_size, **options, rng=..., dtype=...)
 
 
 class LossCache(NamedTuple):
@@ -34,6 +43,7 @@ class Backbone(Composite):
     vocab_size: int
     width: int  # C of hidden
     causal = True  # False where the hidden vector of a token depends on later tokens
+    bias = True  # whether linear maps have one, a head's included
     directions = 1  # 2 where hidden is [left to right, right to left], halves of equal width
     context: int | None = None  # the longest text, None where there is no limit
 
@@ -63,6 +73,12 @@ class Backbone(Composite):
         self._check(ids, length)
         hidden, layers = self.chain.extend(ids, layers)
         return hidden, BackboneState(length + ids.shape[1], layers)
+
+    def classifier(self, classes: int, pooling: str | None, *, rng: Any, dtype: str = "float32") -> Layer:
+        """A classifier of texts on this backbone, with a new head drawn from `rng`. pooling None: "mean"."""
+        from minilm.models.classifier import TextClassifier  # it stands on backbones
+
+        return TextClassifier(self, classes, pooling or "mean", rng=rng, dtype=dtype)
 
     def _check(self, ids: Array, offset: int = 0) -> None:
         """ids must be integers (B, T) that end within the context."""

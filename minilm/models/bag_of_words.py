@@ -11,17 +11,48 @@ The product of a (B, V) table of counts with W, without the table: its few nonze
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minilm.backend import Array, array_namespace
-from minilm.checks import one_of, whole
+from minilm.checks import check_options, one_of, option, whole
 from minilm.layers.base import Gradients
+from minilm.models.backbone import Backbone
 from minilm.models.classifier import Classifier
 from minilm.ops.embedding import embedding, embedding_backward
 
 WEIGHTINGS = ("count", "binary", "frequency")
+
+
+@dataclass(frozen=True)
+class BagOfWordsOptions:
+    """Options of a bag of words."""
+
+    weighting: str = option(
+        "binary", "what a word counts: once, as often as it occurs, or its share", choices=WEIGHTINGS
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+class WordCounts(Backbone):
+    """A text as the counts of its words: a backbone without parameters, on which only `BagOfWords` can stand."""
+
+    causal = False
+
+    def __init__(self, vocab_size: int, *, weighting: str, rng: Any = None, dtype: str = "float32") -> None:
+        super().__init__()
+        self.vocab_size, self.weighting = vocab_size, weighting
+
+    def classifier(
+        self, classes: int, pooling: str | None, *, rng: np.random.Generator, dtype: str = "float32"
+    ) -> Classifier:
+        if pooling is not None:
+            raise ValueError(f"a bag of words has no hidden vectors for {pooling} pooling; leave pooling out")
+        return BagOfWords(self.vocab_size, classes, weighting=self.weighting, dtype=dtype)
 
 
 class BagOfWordsCache(NamedTuple):

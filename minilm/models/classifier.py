@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from minilm.backend import Array, array_namespace
-from minilm.checks import whole
+from minilm.checks import check_options, option, whole
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.chain import ChainCache, Composite
 from minilm.layers.linear import Linear
@@ -25,8 +26,22 @@ from minilm.ops.binary_cross_entropy_with_logits import (
     binary_cross_entropy_with_logits_backward,
 )
 from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
+from minilm.ops.pool import POOLINGS
 from minilm.ops.sigmoid import sigmoid
 from minilm.ops.softmax import softmax
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """Options of the head of a classifier."""
+
+    labels: tuple[str, ...] = option(("0", "1"), "the names of the classes")
+    pooling: str | None = option(None, "how a text's hidden vectors become one; by default mean", choices=POOLINGS)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"a classifier needs at least 2 different labels, got {', '.join(self.labels) or 'none'}")
 
 
 class Classifier(Layer):
@@ -39,6 +54,12 @@ class Classifier(Layer):
         super().__init__()
         self.classes = whole("classes", classes, 2)
 
+    def forward(
+        self, x: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
+    ) -> tuple[Array, Any]:
+        """logits (B, 1 or K), cache. x: ids (B, T); lengths (B,), tokens from there on are padding."""
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
     @property
     def outputs(self) -> int:
         """How many logits a text gets."""
@@ -49,12 +70,18 @@ class Classifier(Layer):
     ) -> tuple[Array, LossCache | None]:
         """Mean cross-entropy in nats per text. batch.ids (B, T), batch.lengths (B,), batch.labels (B,) in 0 … K−1."""
         logits, below = self.forward(batch.ids, lengths=batch.lengths, train=train, cache=cache, rng=rng)
-        if self.outputs == 1:
-            targets = batch.labels.astype(logits.real.dtype)
-            loss, own = binary_cross_entropy_with_logits(logits[:, 0], targets, cache=cache)
-        else:
-            loss, own = cross_entropy(logits, batch.labels, cache=cache)
+        loss, own = self.loss_of(logits, batch.labels, cache=cache)
         return loss, (LossCache(below, own) if cache else None)
+
+    def loss_of(self, logits: Array, labels: Array, *, cache: bool = True) -> tuple[Array, Any]:
+        """The mean cross-entropy of logits (B, 1 or K), and its cache. labels (B,)."""
+        if self.outputs == 1:
+            return binary_cross_entropy_with_logits(logits[:, 0], labels.astype(logits.real.dtype), cache=cache)
+        return cross_entropy(logits, labels, cache=cache)
+
+    def predictions(self, logits: Array) -> Array:
+        """The likeliest class (B,) of logits (B, 1 or K)."""
+        return (logits[:, 0] > 0).astype("int64") if self.outputs == 1 else logits.argmax(axis=1)
 
     def loss_backward(self, dloss: float | Array, cache: LossCache) -> Gradients:
         """The gradients of dloss · loss."""

@@ -108,6 +108,7 @@ def sample(
         before = probabilities.cumsum() - probabilities  # what the likelier tokens sum to
         probabilities = np.where(before < top_p, probabilities, 0.0)  # the likeliest always stays
     cumulative = probabilities.cumsum()
+    assert rng is not None  # checked above
     drawn = rng.random() * cumulative[-1]
     return int(order[min(np.searchsorted(cumulative, drawn, side="right"), np.flatnonzero(probabilities)[-1])])
 

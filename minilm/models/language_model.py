@@ -8,16 +8,30 @@ Maximising the likelihood Π P(w_{t+1} | w_0 … w_t) of a text is minimising th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from minilm.backend import Array
+from minilm.checks import check_options, option
 from minilm.layers.base import Gradients
 from minilm.layers.chain import ChainCache, Composite
 from minilm.layers.linear import Linear, TiedLinear
 from minilm.models.backbone import Backbone, BackboneState, LossCache
 from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
+
+
+@dataclass(frozen=True)
+class LanguageModelOptions:
+    """Options of the head of a language model."""
+
+    tied: bool = option(
+        False, "the output layer is the embedding's matrix, which must be as wide as the hidden vectors"
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 class LanguageModel(Composite):

@@ -7,19 +7,48 @@ With causal=True it is the body of a GPT [Radford et al. 2019], with causal=Fals
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from minilm.backend import Array
-from minilm.checks import one_of
+from minilm.checks import check_options, one_of, option
+from minilm.layers.activation import ACTIVATIONS
 from minilm.layers.chain import Chain, Stack
 from minilm.layers.dropout import Dropout
 from minilm.layers.embedding import Embedding
 from minilm.layers.initialization import normal
-from minilm.layers.positional import positional_encoding
-from minilm.layers.transformer import TransformerEncoderBlock, make_norm
+from minilm.layers.positional import KINDS, positional_encoding
+from minilm.layers.transformer import NORMS, TransformerEncoderBlock, make_norm
 from minilm.models.backbone import Backbone, positive
+
+
+@dataclass(frozen=True)
+class TransformerOptions:
+    """Options of a Transformer."""
+
+    layers: int = option(4, "number of blocks", at_least=1)
+    heads: int = option(4, "attention heads, a divisor of the width", at_least=1)
+    kv_heads: int | None = option(
+        None, "key/value heads, a divisor of heads that groups share; by default as many as heads", at_least=1
+    )
+    width: int = option(128, "channels of the hidden vectors", at_least=1)
+    hidden: int | None = option(None, "width of the feed-forward layers; by default four times the width", at_least=1)
+    context: int | None = option(
+        None, "tokens of a training window; learned positions allow no longer text", at_least=1
+    )
+    positions: str = option("learned", "how order is told", choices=KINDS)
+    dropout: float = option(0.0, "probability with which numbers are dropped while training", below=1.0)
+    activation: str = option("gelu-tanh", "of the feed-forward layers", choices=ACTIVATIONS)
+    norm: str = option("layer", "the kind of norm", choices=NORMS)
+    norm_first: bool = option(True, "norms in front of the sub-layers (pre-norm), not behind the residual connections")
+    bias: bool = option(True, "whether linear maps and layer norms have biases")
+    causal: bool = option(True, "no token sees a later one")
+    initialization: str = option("gpt2", "of the weights", choices=("gpt2", "pytorch"))
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 class TransformerBackbone(Backbone):
@@ -66,6 +95,7 @@ class TransformerBackbone(Backbone):
             raise ValueError(f"width {width} must be a multiple of the number of heads, {heads}")
         encoding = positional_encoding(positions, context, width, heads, rng, dtype)
         self.vocab_size, self.width, self.causal, self.context = vocab_size, width, causal, encoding.context
+        self.bias = bias
         self.children["embedding"] = Embedding(vocab_size, width, rng=rng, dtype=dtype)
         if encoding.additive:
             self.children["positions"] = encoding

@@ -7,7 +7,7 @@
 
 Weight decay λ is added to the gradient by Adam, g ← g + λ p, and so is divided by √v̂ too; AdamW shrinks the parameter
 itself, p ← (1 − η λ) p, before the update.                                      [Loshchilov & Hutter 2019, algorithm 2]
-The same as `torch.optim.Adam` and `AdamW`, but for which parameters decay in AdamW: see `decays_not`.
+The same as `torch.optim.Adam` and `AdamW`, but for which parameters decay in AdamW: see `default_no_decay`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from minilm.backend import Array
+from minilm.checks import number
 from minilm.layers.base import Layer
-from minilm.optim.optimizer import Optimizer, not_negative
+from minilm.optim.optimizer import Optimizer
 
 
-def decays_not(layer: Layer) -> Callable[[str, Array], bool]:
+def default_no_decay(layer: Layer) -> Callable[[str, Array], bool]:
     """The rule (name, array) -> True for the parameters of `layer` that AdamW does not decay.
 
     Gains and biases (fewer than two axes), and what a layer lists in its attribute `no_decay` (embedding tables): decay
@@ -42,13 +43,13 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        decays: Callable[[str, Array], bool] = lambda name, array: True,
+        no_decay: Callable[[str, Array], bool] = lambda name, array: False,
     ) -> None:
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be two numbers, at least 0 and below 1, got {betas}")
-        not_negative(eps=eps)
-        self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
-        super().__init__(layer, lr, weight_decay, decays)
+        if len(betas) != 2:
+            raise ValueError(f"betas are {betas}, expected two numbers, at least 0 and below 1")
+        self.betas = (number("betas[0]", betas[0], below=1), number("betas[1]", betas[1], below=1))
+        self.eps = number("eps", eps)
+        super().__init__(layer, lr, weight_decay, no_decay)
 
     def _update(self, p: Array, g: Array, scratch: Array, *moments: Array, lr: float, decay: float) -> None:
         xp, (beta1, beta2), (m, v) = self.xp, self.betas, moments
@@ -77,7 +78,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay. `no_decay(name, array)` is True where nothing decays; default `decays_not`."""
+    """Adam with decoupled weight decay. `no_decay` is `default_no_decay(layer)` unless it is given."""
 
     decoupled = True
 
@@ -90,5 +91,4 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
         no_decay: Callable[[str, Array], bool] | None = None,
     ) -> None:
-        spared = decays_not(layer) if no_decay is None else no_decay
-        super().__init__(layer, lr, betas, eps, weight_decay, decays=lambda name, array: not spared(name, array))
+        super().__init__(layer, lr, betas, eps, weight_decay, no_decay or default_no_decay(layer))

@@ -1,4 +1,4 @@
-"""What all optimizers share: flat buffers, accumulation, clipping, saved state, and the walk over blocks.
+"""The base of all optimizers: flat buffers, accumulation, clipping, saved state, and the walk over blocks.
 
     optimizer.accumulate(grads)       once for each micro-batch
     optimizer.clip(1.0)               optional
@@ -11,11 +11,11 @@ a block fits the cache, so that the rule's dozen operations read and write memor
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from minilm.backend import Array, asarray_like, to_numpy
+from minilm.checks import number
 from minilm.layers.base import Gradients, Layer
 from minilm.optim.flat import FlatParameters
 from minilm.threads import spread
@@ -25,7 +25,7 @@ THREAD_BLOCKS = 2  # that a thread has at least: a quarter of a million numbers;
 
 
 class Optimizer:
-    """The base of SGD, Adam and AdamW. `decays(name, array)` says which parameters the weight decay touches."""
+    """The base of SGD, Adam and AdamW. `no_decay(name, array)` is True for parameters without weight decay."""
 
     moments: tuple[str, ...] = ()  # names of the flat arrays that the rule keeps
 
@@ -34,14 +34,13 @@ class Optimizer:
         layer: Layer,
         lr: float,
         weight_decay: float,
-        decays: Callable[[str, Array], bool] = lambda name, array: True,
+        no_decay: Callable[[str, Array], bool] = lambda name, array: False,
     ) -> None:
-        not_negative(lr=lr, weight_decay=weight_decay)
-        self.lr, self.weight_decay = float(lr), float(weight_decay)
-        self.flat = FlatParameters(layer, group=lambda name, array: 0 if decays(name, array) else 1)
+        self.lr, self.weight_decay = number("lr", lr), number("weight_decay", weight_decay)
+        self.flat = FlatParameters(layer, group=lambda name, array: bool(no_decay(name, array)))
         self.xp = self.flat.xp
         self.steps = 0
-        self._kept = {name: self.xp.zeros_like(self.flat.values) for name in self.moments}
+        self._moments = {name: self.xp.zeros_like(self.flat.values) for name in self.moments}
 
     def accumulate(self, *grads: Gradients, scale: float = 1.0) -> None:
         """Add scale · Σ grads to the gradient of this step. Each must name exactly the trained parameters."""
@@ -67,17 +66,17 @@ class Optimizer:
         flat = self.flat
         size = BLOCK if self.xp is np else max(1, flat.values.size)
         blocks = [
-            (self.weight_decay if group == 0 else 0.0, slice(start, min(start + size, part.stop)))
-            for group, part in flat.segments
+            (0.0 if undecayed else self.weight_decay, slice(start, min(start + size, part.stop)))
+            for undecayed, part in flat.segments
             for start in range(part.start, part.stop, size)
         ]
 
         def update(first: int, last: int) -> None:
             scratch = self.xp.empty(min(size, flat.values.size), dtype=flat.values.dtype)
             for decay, block in blocks[first:last]:
-                kept = [array[block] for array in self._kept.values()]
+                moments = [array[block] for array in self._moments.values()]
                 part = scratch[: block.stop - block.start]
-                self._update(flat.values[block], flat.gradient[block], part, *kept, lr=lr, decay=decay)
+                self._update(flat.values[block], flat.gradient[block], part, *moments, lr=lr, decay=decay)
 
         spread(update, len(blocks), most=len(blocks) // THREAD_BLOCKS)
 
@@ -86,8 +85,8 @@ class Optimizer:
         raise TypeError(f"{type(self).__name__} defines no update rule")
 
     def state(self) -> dict[str, Array]:
-        """What a checkpoint needs besides the parameters: moments (the arrays themselves), step count, layout."""
-        return {**self._kept, "steps": np.array(self.steps, dtype=np.int64), "layout": self.flat.layout()}
+        """For a checkpoint, besides the parameters: moments (the arrays themselves), step count, layout."""
+        return {**self._moments, "steps": np.array(self.steps, dtype=np.int64), "layout": self.flat.layout()}
 
     def load_state(self, state: dict[str, Array]) -> None:
         """Take over what `state()` gave. Raises ValueError, and changes nothing, where it does not fit."""
@@ -104,14 +103,7 @@ class Optimizer:
         for name in self.moments:
             if state[name].shape != self.flat.values.shape:
                 raise ValueError(f"{name} has shape {state[name].shape}, expected {self.flat.values.shape}")
-        for name, own in self._kept.items():
+        for name, own in self._moments.items():
             own[...] = asarray_like(to_numpy(state[name]).astype(own.dtype, copy=False), own)
         self.steps = int(to_numpy(state["steps"]))
         self.flat.filled = False
-
-
-def not_negative(**options: Any) -> None:
-    """Raise ValueError that names the first option below 0 (or NaN)."""
-    for name, value in options.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be 0 or more, got {value}")

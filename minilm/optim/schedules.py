@@ -1,4 +1,4 @@
-"""How the learning rate changes over a run: pure functions of the step, so that a resumed run needs no state.
+"""Schedules of the learning rate over a run: pure functions of the step, so that a resumed run needs no state.
 
 Each gives a factor of the peak learning rate for `step` = 0, 1, …, `total` − 1:
 
@@ -11,6 +11,8 @@ Each gives a factor of the peak learning rate for `step` = 0, 1, …, `total` �
 from __future__ import annotations
 
 import math
+
+from minilm.checks import one_of
 
 
 def constant(step: int, total: int, warmup: int = 0, minimum: float = 0.0) -> float:
@@ -34,9 +36,7 @@ SCHEDULES = {"constant": constant, "cosine": warmup_cosine, "linear": warmup_lin
 
 def schedule(name: str, step: int, total: int, warmup: int = 0, minimum: float = 0.0) -> float:
     """The factor of the schedule `name`: constant, cosine or linear. ValueError for another name."""
-    if name not in SCHEDULES:
-        raise ValueError(f"schedule {name!r} is unknown; choose {', '.join(SCHEDULES)}")
-    return SCHEDULES[name](step, total, warmup, minimum)
+    return SCHEDULES[one_of("schedule", name, SCHEDULES)](step, total, warmup, minimum)
 
 
 def _warming_up(step: int, warmup: int) -> float | None:

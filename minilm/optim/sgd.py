@@ -10,8 +10,9 @@ The same as `torch.optim.SGD` with no dampening: η multiplies u, rather than be
 from __future__ import annotations
 
 from minilm.backend import Array
+from minilm.checks import number
 from minilm.layers.base import Layer
-from minilm.optim.optimizer import Optimizer, not_negative
+from minilm.optim.optimizer import Optimizer
 
 
 class SGD(Optimizer):
@@ -20,10 +21,9 @@ class SGD(Optimizer):
     def __init__(
         self, layer: Layer, lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
     ) -> None:
-        not_negative(momentum=momentum)
+        self.momentum, self.nesterov = number("momentum", momentum), nesterov
         if nesterov and not momentum:
             raise ValueError("Nesterov's look-ahead needs a momentum above 0")
-        self.momentum, self.nesterov = float(momentum), nesterov
         self.moments = ("momentum",) if momentum else ()
         super().__init__(layer, lr, weight_decay)
 

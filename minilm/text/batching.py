@@ -16,15 +16,21 @@ from minilm.text.corpus import TokenFile, token_array
 
 IGNORED = -100  # the target of a position that does not count, as in ops.cross_entropy
 
-# Streams of `generator(seed, stream, ...)`: no other use of the same seed draws the same numbers.
-_WINDOWS, _BUCKETS = 0x57494E44, 0x4255434B
-
 
 class LanguageBatch(NamedTuple):
     """Windows of text, and for each position the token that comes next."""
 
     ids: np.ndarray  # (B, T)
     targets: np.ndarray  # (B, T)  IGNORED behind the end
+
+    @property
+    def terms(self) -> int:
+        """The number of targets that count: the loss is their mean."""
+        return int((self.targets != IGNORED).sum())
+
+    @property
+    def tokens(self) -> int:
+        return self.ids.size
 
 
 class ClassificationBatch(NamedTuple):
@@ -33,6 +39,15 @@ class ClassificationBatch(NamedTuple):
     ids: np.ndarray  # (B, T)
     lengths: np.ndarray  # (B,)  each at least 1
     labels: np.ndarray  # (B,)
+
+    @property
+    def terms(self) -> int:
+        """The number of texts: the loss is the mean over them."""
+        return self.labels.size
+
+    @property
+    def tokens(self) -> int:
+        return self.ids.size
 
 
 class WindowSampler:
@@ -67,7 +82,7 @@ class WindowSampler:
 
     def batch(self, step: int, micro: int = 0) -> LanguageBatch:
         """`batch_size` windows that begin anywhere in the text: a function of (seed, step, micro) alone."""
-        rng = generator(self.seed, _WINDOWS, step, micro)
+        rng = generator(self.seed, "WIND", step, micro)
         starts = rng.integers(0, len(self.tokens) - self.context, size=self.batch_size)
         return self._windows(starts)
 
@@ -98,7 +113,7 @@ class BucketSampler:
     Every epoch takes each sequence exactly once. Its order is a permutation drawn from (seed, epoch); within pools of
     `POOL` batches the sequences are sorted by length and cut into batches, and the batches are shuffled.
 
-    max_length   longer sequences lose their start (`truncate="start"`: the last tokens are kept) or their end
+    max_length   longer sequences lose their start: the last tokens are kept
     pad_id       fills up rows; an empty sequence becomes one `pad_id`, so that every length is at least 1
     micro        with `micro_batches` M, a step takes M consecutive batches: batch(step, 0 … M − 1)
     """
@@ -112,7 +127,6 @@ class BucketSampler:
         batch_size: int,
         seed: int = 0,
         max_length: int | None = None,
-        truncate: str = "start",
         pad_id: int | None = 0,
         *,
         micro_batches: int = 1,
@@ -127,7 +141,7 @@ class BucketSampler:
             )
         self.batch_size, self.seed, self.micro_batches = batch_size, seed, micro_batches
         self.pad_id = 0 if pad_id is None else pad_id  # never looked at: models stop at `lengths`
-        cut = [_cut(sequence, max_length, truncate, self.pad_id) for sequence in sequences]
+        cut = [_cut(sequence, max_length, self.pad_id) for sequence in sequences]
         self.lengths = np.array([len(sequence) for sequence in cut], dtype=np.int64)  # (N,)
         self._ends = np.cumsum(self.lengths)
         self._flat = np.concatenate([np.asarray(sequence, dtype=np.int64) for sequence in cut])
@@ -162,7 +176,7 @@ class BucketSampler:
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """The indices of each batch of an epoch."""
-        rng = generator(self.seed, _BUCKETS, epoch)
+        rng = generator(self.seed, "BUCK", epoch)
         permutation = rng.permutation(len(self.labels))
         batches, pool_size = [], self.POOL * self.batch_size
         for start in range(0, len(permutation), pool_size):
@@ -181,7 +195,7 @@ class BucketSampler:
 
 
 def pad_sequences(
-    sequences: Sequence[Sequence[int]], pad_id: int = 0, length: int | None = None, truncate: str = "start"
+    sequences: Sequence[Sequence[int]], pad_id: int = 0, length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(ids (B, T), lengths (B,)): rows filled up at the end, to the longest or to `length`, which also cuts them.
 
@@ -189,7 +203,7 @@ def pad_sequences(
     """
     if not len(sequences):
         raise ValueError("there is no sequence to pad; expected at least one")
-    cut = [_cut(sequence, length, truncate, pad_id) for sequence in sequences]
+    cut = [_cut(sequence, length, pad_id) for sequence in sequences]
     lengths = np.array([len(sequence) for sequence in cut], dtype=np.int64)
     ids = np.full((len(cut), length or lengths.max()), pad_id, dtype=np.int64)  # (B, T)
     for row, sequence in zip(ids, cut, strict=True):
@@ -213,13 +227,11 @@ def check_ids(ids: np.ndarray, vocab_size: int, name: str = "ids", ignored: int 
         )
 
 
-def _cut(sequence: Sequence[int], length: int | None, truncate: str, pad_id: int) -> Sequence[int]:
-    """At most `length` ids of a sequence; one `pad_id` for an empty one."""
-    if truncate not in ("start", "end"):
-        raise ValueError(f'truncate is {truncate!r}, expected "start" or "end": the part that is cut off')
+def _cut(sequence: Sequence[int], length: int | None, pad_id: int) -> Sequence[int]:
+    """The last `length` ids of a sequence; one `pad_id` for an empty one."""
     if length is not None:
         _positive(length=length)
-        sequence = sequence[-length:] if truncate == "start" else sequence[:length]
+        sequence = sequence[-length:]
     return sequence if len(sequence) else [pad_id]
 
 

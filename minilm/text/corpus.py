@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minilm.checks import number
 from minilm.files import replacing
 from minilm.text.files import cut_pieces, read_pieces
 from minilm.text.kjv import kjv_text
@@ -132,11 +133,9 @@ def split_tokens(tokens: TokenFile | np.ndarray, validation: float = 0.1) -> tup
 
     The end and not a random part: neighbouring windows share sentences. [as nanoGPT's prepare.py]
     """
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation is {validation}, expected a part of the text: 0 or more, less than 1")
     array = token_array(tokens)
-    kept = int(len(array) * (1 - validation))
-    return array[:kept], array[kept:]
+    trained_on = int(len(array) * (1 - number("validation", validation, below=1)))
+    return array[:trained_on], array[trained_on:]
 
 
 def token_array(tokens: TokenFile | np.ndarray) -> np.ndarray:

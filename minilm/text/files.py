@@ -1,4 +1,4 @@
-"""Text in, results out: UTF-8 read piece by piece and checked, files written whole or not at all.
+"""UTF-8 text, read from files piece by piece and checked.
 
 A piece is about a million characters, so that a file larger than memory can be read. Pieces are cut in front of white
 space, never inside a word: encoding piece by piece then gives the tokens of encoding all at once, for characters, for

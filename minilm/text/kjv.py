@@ -23,7 +23,7 @@ Eph=Ephesians Phi=Philippians Col=Colossians 1Th=1_Thessalonians 2Th=2_Thessalon
 Titus=Titus Phmn=Philemon Heb=Hebrews Jas=James 1Pet=1_Peter 2Pet=2_Peter 1Jn=1_John 2Jn=2_John 3Jn=3_John Jude=Jude
 Rev=Revelation
 """
-_NAMES = dict(entry.replace("_", " ").split("=") for entry in _BOOKS.split())
+_NAMES = {entry.partition("=")[0]: entry.partition("=")[2].replace("_", " ") for entry in _BOOKS.split()}
 BOOKS = tuple(_NAMES.values())
 _NEW = frozenset(BOOKS[BOOKS.index("Matthew") :])
 _LINE = re.compile(r"([1-3]?[A-Za-z]+)(\d+):(\d+) (.+)")
@@ -43,12 +43,14 @@ def kjv_verses() -> list[Verse]:
     """All 31,102 verses in the order of the canon."""
     verses = []
     for line in kjv_lines():
-        abbreviation, chapter, verse, text = _LINE.fullmatch(line).groups()
+        match = _LINE.fullmatch(line)
+        assert match is not None, line
+        abbreviation, chapter, verse, text = match.groups()
         book = _NAMES[abbreviation]
         verses.append(Verse(book, int(chapter), int(verse), text.strip(), "New" if book in _NEW else "Old"))
     return verses
 
 
 def kjv_text() -> str:
-    """The text for language modelling: one verse a line, without the references, which no one says aloud."""
+    """The text for language modelling: one verse per line, without the references, which no one says aloud."""
     return "".join(verse.text + "\n" for verse in kjv_verses())

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from minilm.backend import Array, to_numpy
-from minilm.files import replacing
+from minilm.files import parse_json, replacing
 from minilm.layers.base import Layer
 from minilm.optim.optimizer import Optimizer
 
@@ -86,7 +86,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(
             f"{path}: damaged, or not a checkpoint ({problem}); take another checkpoint of the run, or train again"
         ) from None
-    info = _parse(metadata[KEY], path)
+    info = parse_json(metadata[KEY], path)
     version = info.get("format") if isinstance(info, dict) else None
     if version != FORMAT:
         raise ValueError(
@@ -95,32 +95,6 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(tensors, info)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as readable JSON, replacing the file in one move."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises ValueError, naming the file, where it is missing or no JSON."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise ValueError(f"{path}: cannot be read ({problem.strerror}); is the name right?") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a JSON file but binary data; restore it, or make the run again") from None
-    return _parse(text, path)
-
-
 def _on_host(prefix: str, arrays: dict[str, Array]) -> dict[str, np.ndarray]:
     # safetensors writes the bytes in memory order, so a transposed array must be laid out anew
     return {prefix + name: np.asarray(to_numpy(array), order="C") for name, array in arrays.items()}
-
-
-def _parse(text: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as problem:
-        raise ValueError(f"{path}: not valid JSON ({problem}); restore it, or make the run again") from None

@@ -34,12 +34,11 @@ from minilm.layers.base import Layer
 from minilm.optim.flat import find_nonfinite
 from minilm.optim.optimizer import Optimizer
 from minilm.train.checkpoint import load_checkpoint, save_checkpoint
-from minilm.train.data import TrainingData, terms_of
-from minilm.train.evaluation import batch_like
+from minilm.train.data import TrainingData, batch_like
+from minilm.train.gradients import BatchGradients
 from minilm.train.options import OPTIMIZERS, TrainingOptions
-from minilm.train.parallel import BatchGradients
 
-DROPOUT_STREAM = 1  # of the generators: (seed, stream, step, micro-batch); the order of the data has its own
+DROPOUT = 1  # the stream of the generators (seed, stream, step, micro-batch); the order of the data has its own
 METRICS, LAST, BEST = "metrics.jsonl", "last.safetensors", "best.safetensors"
 
 
@@ -79,11 +78,12 @@ def train(
     the checkpoints. Ctrl-C finishes the step, writes a checkpoint and returns; a second one raises KeyboardInterrupt.
     Raises TrainingDiverged, naming step and parameter, where loss or gradient is not finite.
     """
+    options = options.for_data(data)
     session = _Session(model, data, options, None if run is None else Path(run), info or {})
     session.start(resume)
     began = session.logged_at = time.perf_counter()
     bar = tqdm(
-        total=options.steps,
+        total=options.total_steps,
         initial=session.step,
         disable=not progress,
         file=sys.stderr,
@@ -92,12 +92,12 @@ def train(
     )
     try:
         with bar, _finish_on_interrupt() as interrupt:
-            while session.step < options.steps and not interrupt.is_set():
+            while session.step < options.total_steps and not interrupt.is_set():
                 session.one_step()
                 session.after_step()
                 bar.set_postfix(session.shown, refresh=False)
                 bar.update()
-            if session.step < options.steps:
+            if session.step < options.total_steps:
                 session.result.interrupted = True
                 session.log()
                 session.checkpoint()
@@ -116,10 +116,10 @@ class _Session:
     def __init__(
         self, model: Layer, data: TrainingData, options: TrainingOptions, run: Path | None, info: dict[str, Any]
     ) -> None:
-        expected = getattr(data, "micro_batches", options.micro_batches)
-        if expected != options.micro_batches:
+        if data.micro_batches != options.micro_batches:
             raise ValueError(
-                f"the data is cut for {expected} micro-batches a step, the option says {options.micro_batches}"
+                f"the data is cut for {data.micro_batches} micro-batches per step, the option says "
+                f"{options.micro_batches}"
             )
         self.model, self.data, self.options, self.run, self.info = model, data, options, run, info
         self.optimizer: Optimizer = OPTIMIZERS[options.optimizer](model, options)
@@ -179,16 +179,20 @@ class _Session:
     def one_step(self) -> None:
         """Draw, differentiate, accumulate, clip, update."""
         options, micro_batches, like = self.options, self.options.micro_batches, self.optimizer.flat.values
-        batches = [batch_like(self.data.batch(self.step, micro), like) for micro in range(micro_batches)]
+        batches = [self.data.batch(self.step, micro) for micro in range(micro_batches)]
         # the mean over all micro-batches together: each weighs by the number of terms in its own mean
-        terms, losses = [terms_of(batch) for batch in batches], []
-        for micro, batch in enumerate(batches):
-            seed = (options.seed, DROPOUT_STREAM, self.step, micro)
+        terms, losses = [batch.terms for batch in batches], []
+        if not sum(terms):
+            raise ValueError(f"step {self.step + 1}: the batch has nothing to predict; give other data")
+        for micro, host in enumerate(batches):
+            if not terms[micro]:
+                continue  # its own mean is of nothing
+            batch, seed = batch_like(host, like), (options.seed, DROPOUT, self.step, micro)
             loss, gradients = self.differentiate(batch, terms[micro] / sum(terms), seed)
             self.optimizer.accumulate(*gradients)
             losses.append(loss)
-            self.tokens += batch.ids.size
-            self.unlogged_tokens += batch.ids.size
+            self.tokens += batch.tokens
+            self.unlogged_tokens += batch.tokens
             del gradients  # before the next micro-batch makes its own
         loss = sum(losses)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -222,7 +226,7 @@ class _Session:
 
     def after_step(self) -> None:
         """Log, validate and save where it is time to."""
-        options, last = self.options, self.step == self.options.steps
+        options, last = self.options, self.step == self.options.total_steps
         evaluate = last or _is_time(options.eval_every, self.step)
         save = last or _is_time(options.checkpoint_every, self.step)
         if not (evaluate or save or _is_time(options.log_every, self.step)):
@@ -257,7 +261,9 @@ class _Session:
             self.validation_seconds += time.perf_counter() - began
         self.unlogged_tokens, self.logged_at = 0, time.perf_counter()  # validation is no training time
         self.result.history.append(line)
-        self.shown |= {name: f"{line[name]:.4f}" for name in ("loss", "val_loss", "val_accuracy") if name in line}
+        self.shown |= {
+            name: f"{line[name]:.4f}" for name in ("loss", "val_loss", self.data.metric.name) if name in line
+        }
         self.shown["tokens/s"] = f"{line['tokens_per_second']:,.0f}"
         if self.metrics is not None:
             self.metrics.write(json.dumps(line) + "\n")
@@ -266,19 +272,15 @@ class _Session:
 
     def _note_best(self, scores: dict[str, float]) -> bool:
         """Remember the best validation. True where this is it."""
-        name = self.options.best
-        if name not in scores:
-            raise ValueError(
-                f"best={name!r}, but the validation gives {', '.join(scores) or 'nothing'}; choose one of these"
-            )
-        value, best = scores[name], self.result.best
+        metric, best = self.data.metric, self.result.best
+        value = scores[metric.name]
         if not all(math.isfinite(score) for score in scores.values()):
             raise TrainingDiverged(
                 f"step {self.step}: validation gives {scores}; lower the learning rate, warm up or clip"
             )
-        better = best is None or (value < best["value"] if name == "val_loss" else value > best["value"])
+        better = best is None or metric.better(value, best["value"])
         if better:
-            self.result.best = {"name": name, "value": value, "step": self.step}
+            self.result.best = {"name": metric.name, "value": value, "step": self.step}
         return better
 
     def checkpoint(self) -> None:
@@ -300,9 +302,9 @@ class _Session:
         }
 
 
-def _is_time(every: int, step: int) -> bool:
-    """Whether something that happens every so many steps (0: never) happens now."""
-    return every > 0 and step % every == 0
+def _is_time(every: int | None, step: int) -> bool:
+    """Whether something that happens every so many steps (0 or None: never) happens now."""
+    return bool(every) and step % every == 0
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minilm.adapt.adaptation import apply_lora
-from minilm.adapt.freezing import full, head_only, trainable_report
-from minilm.models.presets import build
+from minilm.adapt import apply_lora, full, head_only, trainable_report
+from minilm.presets import build
 
 
 def classifier():

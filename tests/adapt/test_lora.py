@@ -242,26 +242,11 @@ def test_frozen_adapter_of_a_stack_asks_for_no_weight_gradient(rng, monkeypatch)
     assert asked == [{"x"}]
 
 
-# ---- transparent
-
-
-def test_attributes_of_the_wrapped_layer(rng):
-    adapter = trained(recurrent_adapter(LSTM, rng, bidirectional=True), rng)
-    assert (adapter.input_size, adapter.hidden_size, adapter.bidirectional) == (C, 3, True)
-    assert adapter.bias_ih_l0 is adapter.base.bias_ih_l0
-    with pytest.raises(AttributeError, match="'colour'"):
-        _ = adapter.colour
-
-
-def test_a_weight_is_read_as_the_adapted_one(rng):
-    for adapter in (trained(linear_adapter(rng), rng), trained(recurrent_adapter(RNN, rng, ("weight_ih_l0",)), rng)):
-        (name,) = adapter.adapted
-        a, b = (adapter.params[factor] for factor in adapter.factor_names(name))
-        np.testing.assert_allclose(getattr(adapter, name), adapter.base.params[name] + 1.5 * b @ a, rtol=1e-12)
+# ---- in the place of the wrapped layer
 
 
 def test_methods_compute_with_the_adapted_weight(rng):
-    """Conv1d.step, of which the wrapper knows nothing, goes on as forward does."""
+    """Conv1d.extend, of which LoRA knows nothing, goes on as forward does."""
     base = Conv1d(C, K, 3, padding="causal", rng=rng, dtype="float64")
     adapter = trained(LoRAWeights(base, ("weight",), 2, rng=rng), rng)
     x = rng.normal(size=(B, T, C))
@@ -273,7 +258,7 @@ def test_methods_compute_with_the_adapted_weight(rng):
 def test_forward_takes_the_arguments_of_the_wrapped_layer(rng):
     adapter = trained(recurrent_adapter(GRU, rng), rng)
     plain = copy.deepcopy(adapter.base)
-    plain.params |= {name: adapter.effective_weight(name) for name in adapter.adapted}
+    plain.params |= adapter.merged_weights()
     x, h0 = rng.normal(size=(B, T, C)), rng.normal(size=(1, B, 3))
     (y, h), _ = adapter.forward(x, h0, lengths=np.array([4, 1]), train=False, cache=False)
     (z, g), _ = plain.forward(x, h0, lengths=np.array([4, 1]), train=False, cache=False)

@@ -132,7 +132,7 @@ def test_what_processes_measured_becomes_one_run():
     second.environment["ceilings"] = {"float32": [20.0, 150.0, "float32"]}
     for each in (first, second):
         each.environment["torch"] = "2.13"
-    died = report.Run({}, [], ["FAILED: lstm was not timed"])
+    died = report.TimedRun({}, [], ["FAILED: lstm was not timed"])
     run = measure.merged([first, second, died], ["torch", "jax"])
     assert run.notes == ["peer jax is absent", "FAILED: lstm was not timed", "peer torch has no version of gelu"]
     assert [row.workload for row in run.rows] == ["softmax"] * 9 + ["gelu"] * 6

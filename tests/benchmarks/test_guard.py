@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import guard
-from benchmarks.report import Run, read_json, write_json
+from benchmarks.report import TimedRun, read_json, write_json
 from tests.benchmarks import toy
 
 
@@ -77,9 +77,9 @@ def test_what_is_below_is_measured_again(second, code, tmp_path, capsys, monkeyp
         asked.append(names)
         slow = toy.VARIANTS | {"cpu.blocked": next(times)}
         rows = [row for name in names for row in toy.rows(name, milliseconds=slow if name == "softmax" else None)]
-        return Run(toy.environment(), rows, []), True
+        return TimedRun(toy.environment(), rows, []), True
 
-    recorded = Run(toy.environment(), [*toy.rows("softmax"), *toy.rows("gelu")], [])
+    recorded = TimedRun(toy.environment(), [*toy.rows("softmax"), *toy.rows("gelu")], [])
     write_json(guard.file_of(tmp_path, "float32", 1), [recorded])
     monkeypatch.setattr(guard, "start", start)
     assert command.main(arguments(tmp_path)) == code

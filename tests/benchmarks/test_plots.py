@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, 
 
 def test_bars_overview_and_roofline(tmp_path):
     runs = [
-        toy.Run(
+        toy.TimedRun(
             toy.environment(count), toy.rows(threads=count) + toy.rows("gpt-step", threads=count, phases=("call",)), []
         )
         for count in (1, 2)
@@ -27,13 +27,13 @@ def test_bars_overview_and_roofline(tmp_path):
 
 
 def test_several_sizes_become_a_scaling_plot():
-    run = toy.Run(toy.environment(), [row for n in (4, 8, 16) for row in toy.rows(size=f"{n} x 16")], [])
+    run = toy.TimedRun(toy.environment(), [row for n in (4, 8, 16) for row in toy.rows(size=f"{n} x 16")], [])
     assert [name for name, _ in plots.figures([run])] == ["overview", "scaling-softmax", "roofline-1t"]
 
 
 def test_no_roofline_without_bytes_and_operations():
     rows = [row._replace(gigabytes_per_second=None) for row in toy.rows()]
-    names = [name for name, _ in plots.figures([toy.Run(toy.environment(), rows, [])])]
+    names = [name for name, _ in plots.figures([toy.TimedRun(toy.environment(), rows, [])])]
     assert "roofline-1t" not in names
 
 

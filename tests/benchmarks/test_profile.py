@@ -54,8 +54,8 @@ def test_the_command_shows_a_table(capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["softmax", "--threads", "0"], "--threads 0"),
-        (["softmax", "--top", "0"], "--top 0"),
+        (["softmax", "--threads", "0"], "--threads is 0, expected a whole number"),
+        (["softmax", "--top", "0"], "--top is 0, expected a whole number"),
         (["nothing"], "nothing"),
         (["softmax", "--sizes", "1", "2", "3"], "takes at most"),
     ],

@@ -38,7 +38,7 @@ def test_a_file_of_something_else_holds_no_tables(tmp_path):
 @pytest.mark.skipif(not HAS_TOOLS, reason="the compilers of the extra kernels-ci are not installed")
 @pytest.mark.filterwarnings("ignore:::triton")
 def test_compiled_kernels_stand_beside_triton():
-    found = static.tables()
+    found = static.static_tables()
     head, *rows = found["kernels"]
     assert head[:4] == ["kernel", "from", "registers", "spills"]
     assert all(len(row) == len(head) for row in rows)

@@ -22,7 +22,7 @@ class Drifting:
 
     def seconds(self, run):
         self.calls += 1
-        return run() * (1 + (self.calls - 1) // 2)  # two variants: two calls a round
+        return run() * (1 + (self.calls - 1) // 2)  # two variants: two calls per round
 
 
 def test_the_ratio_is_that_of_paired_rounds():

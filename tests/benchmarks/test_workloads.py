@@ -13,7 +13,7 @@ from benchmarks.honesty import Refused, Watch
 from benchmarks.inputs import Inputs
 from benchmarks.variants import LeftOut, Variant
 from benchmarks.workloads import WORKLOADS, Setting, single_ops, skip_gram
-from minilm.models import build
+from minilm.presets import build
 from tests import strict_cupy
 
 PEERS = ("torch", "jax", "gensim")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from benchmarks.report import FORMAT, Row, Run, write_json
+from benchmarks.report import FORMAT, TimedRow, TimedRun, write_json
 
 VARIANTS = {"torch": 2.0, "definition": 4.0, "cpu.blocked": 1.0}  # milliseconds
 
@@ -14,7 +14,7 @@ def rows(workload="softmax", size="8 x 16", threads=1, phases=("forward", "backw
     times = VARIANTS if milliseconds is None else milliseconds
     first = next(iter(times))
     return [
-        Row(
+        TimedRow(
             workload, size, variant, phase, threads, "float32", 9, 0.9 * ms, ms, 1.1 * ms, first, times[first] / ms,
             0.9 * times[first] / ms, 1.1 * times[first] / ms, times.get("definition", ms) / ms, 10.0 / ms, 0.8 / ms,
             5.0 / ms, 0.1 / ms, 12.5,
@@ -40,7 +40,7 @@ def environment(threads=1, **more):
 
 
 def run(threads=1, notes=(), **options):
-    return Run(environment(threads), rows(threads=threads, **options), list(notes))
+    return TimedRun(environment(threads), rows(threads=threads, **options), list(notes))
 
 
 def results(folder, name="results.json", runs=None):

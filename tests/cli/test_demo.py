@@ -31,14 +31,14 @@ def shown(tmp_path_factory):
 def test_the_comparison(shown):
     out, text = shown
     assert {path.name for path in out.iterdir() if path.is_dir()} == {
-        "pretrained", "bag-of-words", "head-only", "lora", "all-parameters",
+        "pretrained", "bag-of-words", "head", "lora", "full",
     }  # fmt: skip
     lines = {line.split("  ")[1].strip(): line.split() for line in text.splitlines() if line.count(".") >= 4}
-    assert lines.keys() >= {"bag of words", "head only", "LoRA", "all parameters"}
-    trained = {name: int(line[-2].replace(",", "")) for name, line in lines.items() if name in ("head only", "LoRA")}
-    assert trained["head only"] == 17  # 16 weights and a bias
-    assert trained["LoRA"] > 17
-    for name in ("bag of words", "head only", "LoRA", "all parameters"):
+    assert lines.keys() >= {"bag of words", "head", "lora", "full"}
+    trained = {name: int(line[-2].replace(",", "")) for name, line in lines.items() if name in ("head", "lora")}
+    assert trained["head"] == 17  # 16 weights and a bias
+    assert trained["lora"] > 17
+    for name in ("bag of words", "head", "lora", "full"):
         assert all(0 <= float(score) <= 1 for score in lines[name][-6:-2])
 
 
@@ -58,7 +58,7 @@ def test_plots(shown):
 
 
 def test_without_matplotlib_it_says_so(shown, monkeypatch, capsys):
-    monkeypatch.setattr(plots, "Figure", None)
+    monkeypatch.setattr(plots, "available", lambda: False)
     demo._draw(shown[0], None, {})
     assert "minilm[plot]" in capsys.readouterr().out
 

@@ -132,7 +132,7 @@ def test_resume_without_a_run(tmp_path, capsys):
 
 
 def test_the_wrong_kind_of_run(language_run, capsys):  # noqa: F811
-    fails(["predict", language_run, "some text", "--device", "cpu"], capsys, "language-model", "classification")
+    fails(["predict", language_run, "some text", "--device", "cpu"], capsys, "language-modelling", "minilm generate")
 
 
 @pytest.mark.parametrize("option", [("--temperature", "-1"), ("--top-k", "0"), ("--top-p", "1.5"), ("--tokens", "0")])

@@ -1,4 +1,4 @@
-"""What the tests of the compile gate share: text as the disassembler prints it, figures, and limits to hold them to."""
+"""Samples for the tests of the compile gate: disassembled text, figures, and limits to hold them to."""
 
 from __future__ import annotations
 

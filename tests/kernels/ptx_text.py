@@ -120,7 +120,7 @@ def statements(text: str) -> list[Statement]:
 
 
 def faults(statement: Statement) -> list[str]:
-    """What the ISA has against a statement, a line each."""
+    """The ISA's objections to a statement, one line each."""
     mnemonic, _, rest = statement.template.rstrip("; ").partition(" ")
     if mnemonic not in ISA:
         return [f"{statement.function}: {mnemonic} is unknown: add its operands, from the PTX ISA, to ISA"]

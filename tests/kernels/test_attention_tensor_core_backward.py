@@ -16,7 +16,7 @@ from minilm.kernels.check.definitions import sum_to, visible_pairs
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.attention_options import TENSOR_CORE_HEAD_SIZES, AttentionOptions, FusedAttentionCache
 from minilm.kernels.cuda.philox import keep_mask
-from minilm.kernels.cuda.tensor_core_backward import backward, shapes
+from minilm.kernels.cuda.tensor_core_backward import backward, tiles_of
 from tests.kernels.tolerances import assert_within
 
 F16, BF16 = np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)
@@ -250,14 +250,14 @@ def test_what_is_not_served_is_said_before_any_launch(monkeypatch):
         backward(many.q, many)
 
 
-def test_shapes_fit_every_architecture():
+def test_tiles_fit_every_architecture():
     """Shared memory of a block: 163 KiB on sm_80, the smallest of those served; a tile that the threads copy evenly."""
     for D in TENSOR_CORE_HEAD_SIZES:
         for extras in range(4):
-            for statistics, shape in zip((True, False), shapes(D, extras), strict=True):
-                assert shape.shared_memory(D, statistics) <= 163 * 1024
-                assert shape.BC % (shape.threads * 8 // (1 << (D - 1).bit_length())) == 0
-                assert 0 <= shape.HELD <= 2 * -(-D // 16)
+            for statistics, tiles in zip((True, False), tiles_of(D, extras), strict=True):
+                assert tiles.shared_memory(D, statistics) <= 163 * 1024
+                assert tiles.BC % (tiles.threads * 8 // (1 << (D - 1).bit_length())) == 0
+                assert 0 <= tiles.HELD <= 2 * -(-D // 16)
 
 
 SANITIZED = """

@@ -37,7 +37,7 @@ def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, capsys, tmp_path):
     [
         (["--minutes", "0"], "expected a number of minutes above 0"),
         (["--minutes", "soon"], "expected a number of minutes above 0"),
-        (["--only", "ptx,tests"], "part 'tests' is unknown; known are device, ptx"),
+        (["--only", "ptx,tests"], "part 'tests' is unknown; choose device, ptx"),
         (["--only", ","], "part ',' is unknown"),
         (["--processes", "0"], "expected a whole number of at least 1"),
     ],

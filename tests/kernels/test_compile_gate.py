@@ -68,7 +68,7 @@ def test_elements_of_a_thread():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["compile", "--arch", "86"], "86 is unknown; choose from 75, 80, 90, 100"),
+        (["compile", "--arch", "86"], "compute capability 86 is unknown; choose 75, 80, 90, 100"),
         (["compile", "--arch", "turing"], "'turing' is no list of compute capabilities"),
         (["compile", "--speed"], "unrecognized arguments"),
         (["assemble"], "invalid choice: 'assemble'"),

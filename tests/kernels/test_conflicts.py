@@ -64,7 +64,7 @@ ACCEPTED = [
 
 
 def conflicts(found: Sequence[Place], row: int) -> list[str]:
-    """The places that need more wavefronts than are accepted, a line each."""
+    """The places that need more wavefronts than are accepted, one line each."""
     lines = []
     for place in found:
         reasons = [
@@ -75,8 +75,8 @@ def conflicts(found: Sequence[Place], row: int) -> list[str]:
         ]
         if place.wavefronts > max(reasons, default=1):
             lines.append(
-                f"{place.kernel}, {place.line}: {place.kind} of {place.bytes} bytes a lane takes {place.wavefronts} "
-                f"wavefronts a phase; {max(reasons, default=1)} would do"
+                f"{place.kernel}, {place.line}: {place.kind} of {place.bytes} bytes per lane takes {place.wavefronts} "
+                f"wavefronts per phase; {max(reasons, default=1)} would do"
             )
     return lines
 
@@ -171,15 +171,16 @@ def test_reductions_of_rows():
 BUGS = {
     "swizzle removed": (
         "attention_tensor_core.cu", ("return chunk ^ (row / (8 / FIELD) & (FIELD - 1));", "return chunk;"),
-        "float16", r"attention_forward, .*: ldmatrix of 16 bytes a lane takes 8 wavefronts a phase; 1 would do",
+        "float16", r"attention_forward, .*: ldmatrix of 16 bytes per lane takes 8 wavefronts per phase; 1 would do",
     ),
     "rows without the empty chunk": (
         "attention_tensor_core_backward.cu", ("STRIDE = (2 * STEPS + 1) * 16;", "STRIDE = 2 * STEPS * 16;"),
-        "float16", r"attention_backward_dkdv, .*: ldmatrix of 16 bytes a lane takes 8 wavefronts a phase; 1 would do",
+        "float16",
+        r"attention_backward_dkdv, .*: ldmatrix of 16 bytes per lane takes 8 wavefronts per phase; 1 would do",
     ),
     "exact rows without padding": (
         "attention.cu", ("constexpr int STRIDE = D + W;", "constexpr int STRIDE = D;"),
-        "float32", r"attention_dq, .*: read of 16 bytes a lane takes 8 wavefronts a phase; 1 would do",
+        "float32", r"attention_dq, .*: read of 16 bytes per lane takes 8 wavefronts per phase; 1 would do",
     ),
 }  # fmt: skip
 

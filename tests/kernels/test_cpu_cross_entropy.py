@@ -47,7 +47,7 @@ def assert_agree(logits, targets, **options):
 
 SHAPES = [
     (1, 1),  # one class: the loss is 0
-    (7, 13),  # several rows a block, the last block shorter
+    (7, 13),  # several rows per block, the last block shorter
     (3, 300),  # a row is larger than a block
     (2, 3, 11),  # batch and time
     (5,),  # one position, no rows

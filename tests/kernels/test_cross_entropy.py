@@ -226,7 +226,7 @@ import numpy as np
 from minilm.kernels.cuda.cross_entropy import cross_entropy, cross_entropy_backward
 
 rng = np.random.default_rng(0)
-for V in (33, 1028):  # a warp a row, a block a row
+for V in (33, 1028):  # a warp, a block per row
     logits = rng.normal(size=(3, V)).astype(np.float32)
     targets = np.array([0, -100, V - 1])
     cross_entropy(logits, targets, label_smoothing=0.1, inplace=True)

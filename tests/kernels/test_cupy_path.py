@@ -21,8 +21,8 @@ from minilm.kernels.cuda.attention_options import FusedAttentionCache
 from minilm.kernels.cuda.cross_entropy import FusedCrossEntropyCache
 from minilm.kernels.cuda.decode import attention_decode
 from minilm.kernels.cuda.softmax import FusedSoftmaxCache
-from minilm.models import build
 from minilm.optim import AdamW
+from minilm.presets import build
 from minilm.selection import reference, which
 from minilm.text.batching import LanguageBatch
 from tests.kernels.cases import Device, check

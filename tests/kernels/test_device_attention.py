@@ -1,4 +1,4 @@
-"""What attention meets on a device alone, on the strict stand-in: more shared memory than is free, unchecked lengths.
+"""Attention's conditions of a device alone, on the strict stand-in: more shared memory than is free, unchecked lengths.
 
 Lengths on a device are not checked by the launchers, which would wait for it: the kernels clamp them to the keys that
 there are. Two bugs are planted here that no run on NumPy arrays can see.

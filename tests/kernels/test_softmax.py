@@ -206,7 +206,7 @@ import numpy as np
 from minilm.kernels.cuda.softmax import softmax, softmax_backward
 
 rng = np.random.default_rng(0)
-for N in (33, 1028):  # a warp a row, a block a row
+for N in (33, 1028):  # a warp, a block per row
     x = rng.normal(size=(2, 3, N)).astype(np.float32)
     y, cache = softmax(x, causal=True, key_lengths=np.array([N, 7], np.int32))
     assert np.isfinite(softmax_backward(x, cache)).all()

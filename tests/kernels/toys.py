@@ -1,4 +1,4 @@
-"""What the tests of the CPU run share: a launch of the kernels that the fixture `toy` compiles."""
+"""For the tests of the CPU run, a launch of the kernels that the fixture `toy` compiles."""
 
 from __future__ import annotations
 

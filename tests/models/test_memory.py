@@ -13,10 +13,10 @@ STEPS = """
 import resource, sys
 import numpy as np
 from minilm import threads
-from minilm.models import build
+from minilm.presets import build
 from minilm.optim import AdamW
 from minilm.text.batching import LanguageBatch
-from minilm.train.parallel import BatchGradients
+from minilm.train.gradients import BatchGradients
 
 model = build("gpt", vocab_size=65, layers=6, heads=6, width=384, context=256)
 optimizer = AdamW(model)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minilm.models.presets import build
+from minilm.layers.base import Layer
+from minilm.presets import ModelConfig, find_preset
 
 V = 11
 
@@ -69,6 +70,11 @@ CLASSIFIERS = {
 MODELS = LANGUAGE_MODELS | CLASSIFIERS
 
 
-def make(name, dtype="float64", classes=2, seed=0, **options):
+def configure(name, dtype="float64", classes=2, seed=0, **options) -> ModelConfig:
     preset, settings = MODELS[name]
-    return build(preset, vocab_size=V, classes=classes, seed=seed, dtype=dtype, **(settings | options))
+    given = {"vocab_size": V, "classes": classes, "seed": seed, "dtype": dtype}
+    return find_preset(preset).configure(**given, **(settings | options))
+
+
+def make(*given, **options) -> Layer:
+    return configure(*given, **options).build()

@@ -7,8 +7,8 @@ import pytest
 
 from minilm.layers.attention import MultiHeadAttention
 from minilm.layers.transformer import TransformerDecoderBlock, TransformerEncoderBlock
-from minilm.models.presets import build
 from minilm.optim.adam import AdamW
+from minilm.presets import build
 from minilm.text.batching import ClassificationBatch, LanguageBatch
 
 torch = pytest.importorskip("torch")

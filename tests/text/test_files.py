@@ -1,4 +1,4 @@
-"""Reading text: what is refused, where pieces are cut; writing: whole or not at all."""
+"""Reading text: what is refused, and where pieces are cut."""
 
 from __future__ import annotations
 

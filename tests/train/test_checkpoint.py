@@ -13,7 +13,7 @@ from minilm import files
 from minilm.layers.linear import Linear
 from minilm.layers.normalization import BatchNorm
 from minilm.optim.adam import AdamW
-from minilm.train.checkpoint import load_checkpoint, read_json, save_checkpoint, write_json
+from minilm.train.checkpoint import load_checkpoint, save_checkpoint
 
 
 def tiny(seed=0):
@@ -128,16 +128,3 @@ def test_not_a_number_is_no_json(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         save_checkpoint(tmp_path / "x", tiny(), info={"best": float("nan")})
     assert not os.listdir(tmp_path)
-
-
-def test_json(tmp_path):
-    path = tmp_path / "config.json"
-    write_json(path, {"β": [1, 2.5, None]})
-    assert read_json(path) == {"β": [1, 2.5, None]}
-    assert "β" in path.read_text(encoding="utf-8")
-    for content, problem in ((b'{"a": ', "not valid JSON"), (b"", "not valid JSON"), (b"\xff\x00", "binary")):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"config\.json: .*{problem}"):
-            read_json(path)
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_json(tmp_path / "nothing.json")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 
 import numpy as np
 import pytest
 
 from minilm.backend import to_numpy
-from minilm.text.batching import LanguageBatch
+from minilm.text.batching import IGNORED, LanguageBatch
+from minilm.train import Metric
 from minilm.train.checkpoint import load_checkpoint
 from minilm.train.loop import TrainingDiverged, TrainingOptions, train
-from tests.train.toy import Toy, toy_data
+from tests.train.toy import FakeData, Toy, toy_data
 
 FEW = {"steps": 12, "eval_every": 4, "checkpoint_every": 4, "log_every": 2}
 
@@ -96,19 +98,14 @@ def test_the_logged_loss_is_the_mean_since_the_last_line():
     )
 
 
-class Given:
+class Given(FakeData):
     """Batches of the test's own, the same at every step."""
-
-    steps_per_epoch = 1
 
     def __init__(self, *batches):
         self.batches, self.micro_batches = batches, len(batches)
 
     def batch(self, step, micro):
         return self.batches[micro]
-
-    def validate(self, model):
-        return {"val_loss": 1.0}
 
 
 @pytest.mark.parametrize("first", [3, 1, 5])
@@ -224,7 +221,6 @@ def test_a_learning_rate_far_too_large_is_one_error(tmp_path):
         ("min_lr_ratio", 1.5),
         ("optimizer", "lion"),
         ("schedule", "step"),
-        ("best", "val_f1"),
         ("betas", (0.9, 1.0)),
         ("betas", 0.9),
     ],
@@ -235,17 +231,37 @@ def test_impossible_options(name, value):
     assert repr(value) in str(error.value)
 
 
-def test_best_must_be_measured():
-    with pytest.raises(ValueError, match="best='val_accuracy', but the validation gives val_loss"):
-        train(Toy(), toy_data(), TrainingOptions(**FEW, best="val_accuracy"), progress=False)
-
-
-def test_best_accuracy_is_the_highest(tmp_path):
+def test_the_best_of_a_score_that_rises_is_the_highest(tmp_path):
     data, scores = toy_data(), iter([0.5, 0.7, 0.6])
+    data.metric = Metric("val_accuracy", higher_is_better=True)
     data.validate = lambda model: {"val_loss": 1.0, "val_accuracy": next(scores)}
-    result = train(Toy(), data, TrainingOptions(**FEW, best="val_accuracy"), tmp_path, progress=False)
+    result = train(Toy(), data, TrainingOptions(**FEW), tmp_path, progress=False)
     assert result.best == {"name": "val_accuracy", "value": 0.7, "step": 8}
     assert load_checkpoint(tmp_path / "best.safetensors").info["step"] == 8
+
+
+def test_steps_or_epochs():
+    data = toy_data()
+    assert TrainingOptions().steps == 1000
+    options = TrainingOptions(epochs=2.5).for_data(data)
+    assert options.steps == math.ceil(2.5 * data.steps_per_epoch) and options.epochs is None
+    assert options.eval_every == data.eval_every
+    assert TrainingOptions(steps=3, eval_every=0).for_data(data).eval_every == 0
+    with pytest.raises(ValueError, match=r"steps 3 and epochs 2\.0 both say how long"):
+        TrainingOptions(steps=3, epochs=2)
+
+
+def test_a_micro_batch_with_nothing_to_predict_counts_for_nothing():
+    """Its own mean is of no terms, NaN; the step is that of the others alone."""
+    ids = np.array([[1, 2, 3], [3, 4, 5]])
+    some, none = LanguageBatch(ids, ids + 1), LanguageBatch(ids, np.full_like(ids, IGNORED))
+    options = {"steps": 2, "log_every": 1, "warmup": 0}
+    one, other = Toy(0.0, norm=False), Toy(0.0, norm=False)
+    alone = train(one, Given(some), TrainingOptions(**options), progress=False)
+    both = train(other, Given(some, none), TrainingOptions(**options, micro_batches=2), progress=False)
+    assert [line["loss"] for line in both.history] == [line["loss"] for line in alone.history]
+    with pytest.raises(ValueError, match="step 1: the batch has nothing to predict"):
+        train(Toy(0.0, norm=False), Given(none), TrainingOptions(**options), progress=False)
 
 
 def test_runs_in_a_thread(tmp_path):

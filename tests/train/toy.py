@@ -10,7 +10,8 @@ from minilm.layers.embedding import Embedding
 from minilm.layers.linear import Linear
 from minilm.layers.normalization import BatchNorm
 from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
-from minilm.train.data import LanguageData
+from minilm.tasks.language_modelling import LanguageData
+from minilm.train import Metric
 
 V, C = 7, 5  # vocabulary, channels
 
@@ -35,6 +36,16 @@ class Toy(Composite):
     def loss_backward(self, dloss, cache):
         below, loss_cache = cache
         return self.backward(cross_entropy_backward(dloss, loss_cache), below)[1]
+
+
+class FakeData:
+    """What the loop asks of data, but for batches."""
+
+    metric = Metric("val_loss", higher_is_better=False)
+    steps_per_epoch, eval_every, micro_batches = 1, 250, 1
+
+    def validate(self, model):
+        return {"val_loss": 1.0}
 
 
 def toy_tokens(count: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from minilm.backend import Array
+from minilm.checks import one_of
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.attention_options import check
 from minilm.kernels.cuda.instances import Instance
@@ -33,8 +34,7 @@ def attention(q: Array, k: Array, v: Array, *, causal: bool = False, rung: str =
 
     Raises ValueError for an unknown rung, grouped heads and what the launchers of `minilm.kernels.cuda` refuse.
     """
-    if rung not in RUNGS:
-        raise ValueError(f"rung {rung!r} is unknown; choose {', '.join(RUNGS)}")
+    one_of("rung", rung, RUNGS)
     checked = check("attention", q, k, v, causal=causal, dtypes=("float32",))
     if rung == "online":
         from minilm.kernels.cuda.attention import attention as fused

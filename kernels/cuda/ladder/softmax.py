@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from minilm.backend import Array, array_namespace
+from minilm.checks import one_of
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.instances import Instance
 from minilm.kernels.cuda.rows import check_rows
 
 RUNGS = {
-    "naive": Instance("ladder/softmax_naive.cu", "softmax_naive", threads=128, note="a thread a row, three passes"),
-    "shared": Instance("ladder/softmax_shared.cu", "softmax_shared", threads=256, note="a block a row, three passes"),
+    "naive": Instance("ladder/softmax_naive.cu", "softmax_naive", threads=128, note="a thread per row, three passes"),
+    "shared": Instance("ladder/softmax_shared.cu", "softmax_shared", threads=256, note="a block per row, three passes"),
 }
 INSTANCES = tuple(RUNGS.values())
 
@@ -19,8 +20,7 @@ INSTANCES = tuple(RUNGS.values())
 def softmax(x: Array, *, rung: str) -> Array:
     """softmax(x) along the last axis by the kernel of that rung: "naive" or "shared". x, y (..., N), float32."""
     xp = array_namespace(x)
-    if rung not in RUNGS:
-        raise ValueError(f"ladder.softmax: rung {rung!r} is unknown; choose one of {', '.join(RUNGS)}")
+    one_of("ladder.softmax: rung", rung, RUNGS)
     if x.dtype != np.float32:
         raise TypeError(f"ladder.softmax: dtype {x.dtype.name} is not served, only float32")
     check_rows("ladder.softmax", "x", x)

@@ -1,4 +1,4 @@
-// Softmax, first rung: a thread a row, three passes over global memory: maximum, sum, result. float32.
+// Softmax, first rung: a thread per row, three passes over global memory: maximum, sum, result. float32.
 //
 // Reads 3 N floats and writes N a row, and worse: the 32 threads of a warp read 32 rows at once, so that each 4-byte
 // read fetches a 32-byte sector of its own; what the caches don't keep until the next read is fetched eight times.

@@ -1,4 +1,4 @@
-// Softmax, second rung: a block a row, its threads reading neighbouring columns, and two reductions in shared memory.
+// Softmax, second rung: a block per row, its threads reading neighbouring columns, and two reductions in shared memory.
 // float32.
 //
 // Every fetched byte is used now, but the row is still read three times: 3 N floats in, N out. Each reduction halves
