@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.variants import LeftOut, Setting, Variant, Workload, definition
 from benchmarks.workloads import skip_gram
 from minilm.layers import Linear
-from minilm.models.transformer_backbone import Stack
+from minilm.layers.chain import Stack
 from minilm.optim import AdamW
 
 ADAMW = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.adapt.method import HEAD, Method
-from minilm.adapt.wrapping import Wrapper, listed, matching_parameters, refuse_adapted, sites, wrap
+from minilm.adapt.wrapping import Site, Wrapper, listed, matching_parameters, refuse_adapted, sites, wrap
 from minilm.backend import Array, array_namespace, asarray_like, generator
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.embedding import Embedding
@@ -173,6 +173,9 @@ class LoRAWeights(LoRA):
     ) -> None:
         super().__init__(base, adapted, rank, alpha, rng)
 
+    def extend(self, x: Any, state: Any = None) -> tuple[Any, Any]:
+        return self.effective().extend(x, state)
+
     def forward(
         self, x: Any, *args: Any, train: bool = True, cache: bool = True, rng: Any = None, **kwargs: Any
     ) -> tuple[Any, LoRAWeightsCache | None]:
@@ -215,11 +218,14 @@ def linear_maps(model: Layer) -> dict[str, tuple[str, Layer, str]]:
     """The weights below `model` that LoRA can adapt, by dotted name: each with its layer's name, layer, and own name.
 
     A linear map is a parameter called weight... with two axes or more. Tables of embeddings and of positions are none:
-    they are looked up, not multiplied with.
+    they are looked up, not multiplied with. A layer in two places has the name of the first.
     """
+    first: dict[int, Site] = {}
+    for site in sites(model):
+        first.setdefault(id(site.layer), site)
     return {
         f"{site.name}.{name}": (site.name, site.layer, name)
-        for site in sites(model)
+        for site in first.values()
         if not isinstance(site.layer, Wrapper | PositionalEncoding | Embedding)
         for name, weight in site.layer.params.items()
         if name.startswith("weight") and weight.ndim >= 2

@@ -41,10 +41,6 @@ class Wrapper(Layer):
         """The wrapped layer with the merged weights: a plain layer that computes the same. `base` is not touched."""
         return self.base.with_params(**self.merged_weights())
 
-    def extend(self, *args: Any, **kwargs: Any) -> Any:
-        """Token-by-token inference, where the wrapped layer has it."""
-        return self.effective().extend(*args, **kwargs)
-
 
 class Site(NamedTuple):
     """Where a layer stands in a model: parent.children[key] is layer. `name` is its dotted name without wrappers."""
@@ -72,8 +68,8 @@ def sites(model: Layer, prefix: str = "") -> Iterator[Site]:
 def wrap(model: Layer, makers: Mapping[str, Callable[[Any], Wrapper]]) -> None:
     """Put a wrapper, made from the layer, in the place of each named layer, and freeze all else.
 
-    A layer that stands in two places keeps one wrapper. The optimizer must be made afterwards. Raises ValueError, and
-    changes nothing, where the model has wrappers already or a name is not in it.
+    A layer that stands in two places gets one wrapper, in both. The optimizer must be made afterwards. Raises
+    ValueError, and changes nothing, where the model has wrappers already or a name is not in it.
     """
     refuse_adapted(model)
     found = {site.name: site for site in sites(model)}
@@ -82,10 +78,12 @@ def wrap(model: Layer, makers: Mapping[str, Callable[[Any], Wrapper]]) -> None:
     model.freeze()
     made: dict[int, Wrapper] = {}
     for name, maker in makers.items():
-        site = found[name]
-        if id(site.layer) not in made:
-            made[id(site.layer)] = maker(site.layer)
-        site.parent.children[site.key] = made[id(site.layer)]
+        layer = found[name].layer
+        if id(layer) not in made:
+            made[id(layer)] = maker(layer)
+    for site in list(sites(model)):
+        if id(site.layer) in made:
+            site.parent.children[site.key] = made[id(site.layer)]
 
 
 def refuse_adapted(model: Layer) -> None:

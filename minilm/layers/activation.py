@@ -6,6 +6,7 @@ from typing import Any
 
 from minilm import ops
 from minilm.backend import Array
+from minilm.checks import one_of
 from minilm.layers.base import Gradients, Layer
 
 ACTIVATIONS = {
@@ -23,9 +24,7 @@ class Activation(Layer):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        if name not in ACTIVATIONS:
-            raise ValueError(f"activation {name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
-        self.name = name
+        self.name = one_of("activation", name, ACTIVATIONS)
 
     def forward(self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Array, Any]:
         op, options = ACTIVATIONS[self.name]

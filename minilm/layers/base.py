@@ -8,9 +8,12 @@ A layer is a pair of functions over parameters that it owns:
     train    noise is drawn, and statistics are those of the batch; False computes as in inference
     cache    backward will be called; False keeps nothing, and gives None in place of the cache
 
-The two are independent: a layer can be differentiated as it infers. All that backward may read is in the cache, so one
-layer can serve twice in a model, each use with its own cache.
-Frozen parameters have no entry in `grads` and the work for them is not done; dx is None where it was not asked for.
+The two are independent: a layer can be differentiated as it infers. Frozen parameters have no entry in `grads` and the
+work for them is not done; dx is None where it was not asked for.
+
+All that backward may read is in the cache, so one layer can serve in two places, each use with its own cache. It stays
+one set of parameters: counted and stored once, under the name of the first place, and its gradients are summed there.
+How layers are put together: `layers.chain`, `layers.residual`.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ class Layer:
     All three can be read as attributes: layer.weight, layer.norm1.
     """
 
+    reads_memory = False  # forward takes a `memory` beside x, and backward gives (dx, dmemory) in place of dx
+
     def __init__(self) -> None:
         self.params: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}
@@ -59,13 +64,29 @@ class Layer:
         """dx, gradients by parameter name."""
         raise TypeError(f"{type(self).__name__} defines no backward")
 
+    def extend(self, x: Any, state: Any = None) -> tuple[Any, Any]:
+        """Inference that continues: y of the x that follows what `state` remembers, and the new state.
+
+        `state` is None at the start; the one given is not changed. y equals the same positions of `forward` over the
+        whole text. A layer that looks at one position at a time remembers nothing, like this one.
+        """
+        return self.forward(x, train=False, cache=False)[0], None
+
     # ---- the tree
 
-    def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """Every layer of the tree with its dotted prefix ("" or "blocks.0."), this one first."""
+    def places(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """Every place of the tree: its dotted prefix ("" or "blocks.0.") and the layer there, this one first."""
         yield prefix, self
         for name, child in self.children.items():
-            yield from child.walk(f"{prefix}{name}.")
+            yield from child.places(f"{prefix}{name}.")
+
+    def walk(self) -> Iterator[tuple[str, Layer]]:
+        """Every layer of the tree once, with the prefix of its first place."""
+        seen = set()
+        for prefix, layer in self.places():
+            if id(layer) not in seen:
+                seen.add(id(layer))
+                yield prefix, layer
 
     def parameters(self) -> dict[str, Array]:
         """All parameters by dotted name, in a fixed order. The arrays are the layer's own, not copies."""
@@ -150,7 +171,7 @@ class Layer:
     @property
     def is_frozen(self) -> bool:
         """True where no parameter in the whole tree is trained."""
-        return not self.trainable()
+        return self.frozen.issuperset(self.params) and all(child.is_frozen for child in self.children.values())
 
     # ---- for the backward of subclasses
 
@@ -171,6 +192,31 @@ class Layer:
         }
 
 
+def under_first_names(layer: Layer, grads: Gradients) -> Gradients:
+    """`grads` with those of a layer that stands in several places of `layer`'s tree summed under its first name."""
+    if not _stands_twice(layer):
+        return grads
+    first: dict[int, str] = {}
+    later = {prefix: first[id(part)] for prefix, part in layer.places() if first.setdefault(id(part), prefix) != prefix}
+    summed: Gradients = {}
+    for name, gradient in grads.items():
+        place, dot, own = name.rpartition(".")
+        merge(summed, {own: gradient}, later.get(place + dot, place + dot))
+    return summed
+
+
+def _stands_twice(layer: Layer) -> bool:
+    """Whether any layer stands in two places of the tree. One loop, as every composite asks at every backward."""
+    seen, below = set(), [layer]
+    while below:
+        for child in below.pop().children.values():
+            if id(child) in seen:
+                return True
+            seen.add(id(child))
+            below.append(child)
+    return False
+
+
 def merge(into: Gradients, more: Gradients, prefix: str = "") -> Gradients:
     """Add the gradients `more`, under `prefix`, to those in `into`, which is changed and returned.
 
@@ -189,36 +235,6 @@ def bind(layer: Layer, x: Any, **options: Any) -> tuple[Any, Callable[[Any], tup
     """
     y, cache = layer.forward(x, **options)
     return y, lambda dy: layer.backward(dy, cache)
-
-
-def chain_forward(
-    layers: dict[str, Layer], x: Any, *, train: bool = True, cache: bool = True, rng: Any = None
-) -> tuple[Any, list[Any] | None]:
-    """x through `layers` in their order. Returns y and the list of caches, None with cache=False."""
-    caches = []
-    for layer in layers.values():
-        x, own = layer.forward(x, train=train, cache=cache, rng=rng)
-        caches.append(own)
-    return x, (caches if cache else None)
-
-
-def chain_backward(
-    layers: dict[str, Layer], dy: Any, caches: list[Any], *, need_dx: bool = True
-) -> tuple[Any, Gradients]:
-    """The backward of `chain_forward`. It stops below the last layer that is trained if no dx is needed.
-
-    Returns dx (None if not needed) and the gradients, each name prefixed by its layer's.
-    """
-    grads: Gradients = {}
-    order = list(layers.items())
-    for depth in reversed(range(len(order))):
-        name, layer = order[depth]
-        below = need_dx or any(not lower.is_frozen for _, lower in order[:depth])
-        if not below and layer.is_frozen:
-            return None, grads
-        dy, own = layer.backward(dy, caches[depth], need_dx=below)
-        merge(grads, own, f"{name}.")
-    return dy, grads
 
 
 def _some(names: Any, limit: int = 5) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array, array_namespace
+from minilm.checks import one_of, whole
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.initialization import uniform
 from minilm.ops.conv1d import conv1d, conv1d_backward
@@ -37,10 +38,8 @@ class Conv1d(Layer):
         super().__init__()
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "kernel_size": kernel_size}
         for name, size in (sizes | {"stride": stride, "dilation": dilation}).items():
-            if size < 1:
-                raise ValueError(f"Conv1d: {name} {size} must be at least 1")
-        if padding not in PADDINGS:
-            raise ValueError(f"Conv1d: padding {padding!r} is unknown; choose one of {', '.join(PADDINGS)}")
+            whole(f"Conv1d: {name}", size, 1)
+        one_of("Conv1d: padding", padding, PADDINGS)
         self.padding, self.stride, self.dilation = padding, stride, dilation
         bound = (in_channels * kernel_size) ** -0.5
         self.params["weight"] = uniform(rng, (out_channels, in_channels, kernel_size), bound, dtype)
@@ -62,8 +61,8 @@ class Conv1d(Layer):
         dx, dweight, dbias = conv1d_backward(dy, cache, wrt=self.wanted(need_dx))
         return dx, self.grads(weight=dweight, bias=dbias)
 
-    def step(self, x: Array, past: Array | None = None) -> tuple[Array, Array]:
-        """Inference that continues: x (B, T, Cin) follows `past`, the last (K−1)·dilation inputs (None at the start).
+    def extend(self, x: Array, state: Array | None = None) -> tuple[Array, Array]:
+        """Inference that continues: x (B, T, Cin) follows `state`, the last (K−1)·dilation inputs.
 
         Returns what `forward` of the whole sequence gives at these positions, and the inputs to remember.
         Only a causal convolution with stride 1 can continue; others raise ValueError.
@@ -75,9 +74,9 @@ class Conv1d(Layer):
             )
         xp = array_namespace(x)
         reach = (self.weight.shape[2] - 1) * self.dilation
-        if past is None:
-            past = xp.zeros((x.shape[0], reach, x.shape[2]), x.dtype)
-        seen = xp.concatenate((past, x), axis=1)  # (B, reach+T, Cin)
+        if state is None:
+            state = xp.zeros((x.shape[0], reach, x.shape[2]), x.dtype)
+        seen = xp.concatenate((state, x), axis=1)  # (B, reach+T, Cin)
         y, _ = conv1d(
             seen, self.weight, self.params.get("bias"), padding="valid", dilation=self.dilation, cache=False
         )  # (B, T, Cout)

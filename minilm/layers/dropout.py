@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minilm.backend import Array
+from minilm.checks import number
 from minilm.layers.base import Gradients, Layer
 from minilm.ops.dropout import dropout, dropout_backward
 
@@ -17,9 +18,7 @@ class Dropout(Layer):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"Dropout: probability {p} is outside of [0, 1)")
-        self.p = float(p)
+        self.p = number("dropout", p, below=1)
 
     def forward(self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Array, Any]:
         if not train or self.p == 0.0:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array
+from minilm.checks import whole
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.initialization import normal, uniform
 from minilm.ops.embedding import embedding, embedding_backward
@@ -33,8 +34,8 @@ class Embedding(Layer):
         dtype: str = "float32",
     ) -> None:
         super().__init__()
-        if vocab_size < 1 or width < 1:
-            raise ValueError(f"Embedding: vocabulary {vocab_size} and width {width} must be at least 1")
+        whole("Embedding: vocab_size", vocab_size, 1)
+        whole("Embedding: width", width, 1)
         if padding_idx is not None and not 0 <= padding_idx < vocab_size:
             raise ValueError(f"Embedding: padding_idx {padding_idx} is outside of the vocabulary 0 … {vocab_size - 1}")
         self.padding_idx = padding_idx

@@ -1,7 +1,7 @@
 """What causal attention remembers of the tokens before, with room for those to come.
 
-    past = extend(None, k, v)         k, v (B, Hkv, T, D) of the first tokens
-    past = extend(past, k, v)         of the next: written behind them, nothing is copied
+    past = extend_past(None, k, v)         k, v (B, Hkv, T, D) of the first tokens
+    past = extend_past(past, k, v)         of the next: written behind them, nothing is copied
 
 Appending to an array copies all of it, so that T tokens would cost T²/2 copied rows. Here arrays with spare places are
 filled from the front; when they are full, half as many again are allocated, and every row is copied fewer than three
@@ -50,7 +50,7 @@ class KeyValues(NamedTuple):
         return self.keys.shape[2]
 
 
-def extend(past: KeyValues | None, k: Array, v: Array) -> KeyValues:
+def extend_past(past: KeyValues | None, k: Array, v: Array) -> KeyValues:
     """`past` (None at the start) and the keys and values of the next tokens behind it, each (B, Hkv, T, D)."""
     start = 0 if past is None else past.length
     stop = start + k.shape[2]

@@ -1,4 +1,4 @@
-"""The linear layer: owns W (out, in) and b (out,) of `ops.linear`."""
+"""The linear layer: owns W (out, in) and b (out,) of `ops.linear`. A tied one borrows its W from an embedding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array
-from minilm.layers.base import Gradients, Layer
+from minilm.layers.base import Gradients, Layer, merge
+from minilm.layers.embedding import Embedding
 from minilm.layers.initialization import uniform
 from minilm.ops.linear import LinearCache, linear, linear_backward
 
@@ -41,3 +42,23 @@ class Linear(Layer):
     def backward(self, dy: Array, cache: LinearCache, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         dx, dweight, dbias = linear_backward(dy, cache, wrt=self.wanted(need_dx))
         return dx, self.grads(weight=dweight, bias=dbias)
+
+
+class TiedLinear(Layer):
+    """y = x Wᵀ with the W (V, C) of `embedding`, x (..., C), y (..., V): one set of parameters in two places.
+
+    [Press & Wolf 2017]
+    """
+
+    def __init__(self, embedding: Embedding) -> None:
+        super().__init__()
+        self.children["embedding"] = embedding
+
+    def forward(
+        self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None
+    ) -> tuple[Array, LinearCache | None]:
+        return linear(x, self.embedding.weight, cache=cache)
+
+    def backward(self, dy: Array, cache: LinearCache, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
+        dx, dweight, _ = linear_backward(dy, cache, wrt=self.embedding.wanted(need_dx))
+        return dx, merge({}, self.embedding.grads(weight=dweight), "embedding.")

@@ -11,23 +11,19 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array, array_namespace
+from minilm.checks import whole
 from minilm.layers.base import Gradients, Layer
 from minilm.ops.batch_norm import batch_norm, batch_norm_backward
 from minilm.ops.layer_norm import layer_norm, layer_norm_backward
 from minilm.ops.rms_norm import rms_norm, rms_norm_backward
 
 
-def _check_width(layer: str, width: int) -> None:
-    if width < 1:
-        raise ValueError(f"{layer}: width {width} must be at least 1")
-
-
 class LayerNorm(Layer):
     """y = gain · (x − μ)/√(var + ε) + bias over the last axis. x (..., C); weight and bias (C,). [Ba et al. 2016]"""
 
-    def __init__(self, width: int, eps: float = 1e-5, *, bias: bool = True, rng: Any = None, dtype: str = "float32"):
+    def __init__(self, width: int, eps: float = 1e-5, *, bias: bool = True, dtype: str = "float32"):
         super().__init__()
-        _check_width("LayerNorm", width)
+        whole("LayerNorm: width", width, 1)
         self.eps = eps
         self.params["weight"] = np.ones(width, dtype)
         if bias:
@@ -47,9 +43,9 @@ class LayerNorm(Layer):
 class RMSNorm(Layer):
     """y = gain · x/√(⟨x²⟩ + ε) over the last axis. x (..., C); weight (C,). [Zhang & Sennrich 2019]"""
 
-    def __init__(self, width: int, eps: float = 1e-6, *, rng: Any = None, dtype: str = "float32"):
+    def __init__(self, width: int, eps: float = 1e-6, *, dtype: str = "float32"):
         super().__init__()
-        _check_width("RMSNorm", width)
+        whole("RMSNorm: width", width, 1)
         self.eps = eps
         self.params["weight"] = np.ones(width, dtype)
 
@@ -68,11 +64,9 @@ class BatchNorm(Layer):
     `momentum`; inference uses the buffers. [Ioffe & Szegedy 2015]
     """
 
-    def __init__(
-        self, width: int, momentum: float = 0.1, eps: float = 1e-5, *, rng: Any = None, dtype: str = "float32"
-    ) -> None:
+    def __init__(self, width: int, momentum: float = 0.1, eps: float = 1e-5, *, dtype: str = "float32") -> None:
         super().__init__()
-        _check_width("BatchNorm", width)
+        whole("BatchNorm: width", width, 1)
         self.momentum, self.eps = momentum, eps
         self.params["weight"] = np.ones(width, dtype)
         self.params["bias"] = np.zeros(width, dtype)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array, array_namespace
+from minilm.checks import one_of, whole
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.initialization import normal
 from minilm.memory import add
@@ -36,6 +37,11 @@ class PositionalEncoding(Layer):
     ) -> tuple[Array, Any]:
         """Embeddings with their positions: x (B, T, C) -> (B, T, C)."""
         return x, None
+
+    def extend(self, x: Array, state: int | None = None) -> tuple[Array, int]:
+        """The state is how many positions came before."""
+        offset = state or 0
+        return self.forward(x, offset=offset, train=False, cache=False)[0], offset + x.shape[1]
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:
         return (dy if need_dx else None), {}
@@ -87,8 +93,8 @@ class Learned(PositionalEncoding):
         self, context: int, width: int, *, std: float = 0.02, rng: np.random.Generator, dtype: str = "float32"
     ) -> None:
         super().__init__()
-        if context < 1 or width < 1:
-            raise ValueError(f"Learned positions: context {context} and width {width} must be at least 1")
+        whole("learned positions: context", context, 1)
+        whole("learned positions: width", width, 1)
         self.context = context
         self.params["weight"] = normal(rng, (context, width), std, dtype)
 
@@ -141,8 +147,7 @@ def positional_encoding(
     kind: str, context: int | None, width: int, heads: int, rng: np.random.Generator, dtype: str = "float32"
 ) -> PositionalEncoding:
     """The encoding named `kind`. `context` is needed for "learned"; rotary needs an even head size width/heads."""
-    if kind not in KINDS:
-        raise ValueError(f"positions {kind!r} are unknown; choose one of {', '.join(KINDS)}")
+    one_of("positions", kind, KINDS)
     if kind == "learned":
         if context is None:
             raise ValueError("learned positions need a context: the number of positions to learn")

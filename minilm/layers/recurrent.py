@@ -6,7 +6,7 @@ Parameters have PyTorch's names and layouts: weight_ih_l0 (gates·H, I), weight_
 bias_hh_l0 (gates·H,), then ..._l0_reverse, ..._l1, and so on; from the second layer on, I is directions · H.
 
     (y, state), cache = lstm.forward(x, lengths=lengths)
-    (y, state), _ = lstm.forward(x[:, t:t+1], state, train=False, cache=False)     one position at a time, same y
+    y, state = lstm.extend(x[:, t:t+1], state)                     one position at a time, same y
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from minilm.backend import Array, array_namespace
+from minilm.checks import one_of, whole
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.dropout import Dropout
 from minilm.layers.initialization import orthogonal, uniform, xavier_uniform
-from minilm.ops.gru import gru, gru_backward
-from minilm.ops.lstm import lstm, lstm_backward
+from minilm.ops.gru import gru
+from minilm.ops.lstm import lstm
 from minilm.ops.recurrent import check_lengths
-from minilm.ops.rnn import rnn, rnn_backward
+from minilm.ops.rnn import rnn
 
+INITIALIZATIONS = ("pytorch", "orthogonal")
 OWN = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}  # the op's name: the layer's
 
 
@@ -46,7 +48,6 @@ class Recurrent(Layer):
     """
 
     op: ClassVar[Callable[..., Any]]
-    op_backward: ClassVar[Callable[..., Any]]
     gates: ClassVar[int]
     state_names: ClassVar[tuple[str, ...]] = ("h0",)
 
@@ -65,13 +66,9 @@ class Recurrent(Layer):
     ) -> None:
         super().__init__()
         kind = type(self).__name__
-        if min(input_size, hidden_size, num_layers) < 1:
-            raise ValueError(
-                f"{kind}: sizes must be at least 1, got input_size {input_size}, hidden_size {hidden_size}, "
-                f"num_layers {num_layers}"
-            )
-        if initialization not in ("pytorch", "orthogonal"):
-            raise ValueError(f"{kind}: initialization {initialization!r} is unknown; choose pytorch or orthogonal")
+        for name, size in {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}.items():
+            whole(f"{kind}: {name}", size, 1)
+        one_of(f"{kind}: initialization", initialization, INITIALIZATIONS)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bidirectional = bidirectional
         self.directions = ("", "_reverse") if bidirectional else ("",)
@@ -153,12 +150,15 @@ class Recurrent(Layer):
         dfinals = self._states(dstate, cache.batch)
         dinitial: list[tuple[Array, ...]] = [()] * len(cache.runs)
         grads: Gradients = {}
-        for layer in reversed(range(self.num_layers)):
-            below = need_dx if layer == 0 else need_dx or cache.has_state or self._trains_below(layer)
+        trained = self.params.keys() - self.frozen
+        layers = [n for n in range(self.num_layers) if any(name.endswith((*self._suffixes(n),)) for name in trained)]
+        lowest = 0 if need_dx or cache.has_state else min(layers, default=self.num_layers)
+        for layer in reversed(range(lowest, self.num_layers)):
+            below = need_dx or layer > lowest
             dx = None
             for direction, suffix in enumerate(self._suffixes(layer)):
                 run = layer * len(self.directions) + direction
-                wrt = {name for name, own in OWN.items() if own + suffix in self.params.keys() - self.frozen}
+                wrt = {name for name, own in OWN.items() if own + suffix in trained}
                 wrt |= {"x"} if below else set()
                 wrt |= set(self.state_names) if cache.has_state else set()
                 if not wrt:
@@ -166,15 +166,13 @@ class Recurrent(Layer):
                 columns = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
                 dfinal = (None if d is None else d[run] for d in dfinals.values())
                 upstream = (None if dhidden is None else dhidden[..., columns], *dfinal)
-                dx_part, *dweights = self.op_backward(upstream, cache.runs[run], wrt=wrt)
+                dx_part, *dweights = self.op.backward(upstream, cache.runs[run], wrt=wrt)
                 dinitial[run] = tuple(dweights[4:])
                 named = dict(zip(OWN.values(), dweights[:4], strict=True))
                 grads |= self.grads(**{own + suffix: gradient for own, gradient in named.items()})
                 dx = dx_part if dx is None else dx + dx_part
-            if not below:
-                break
             dhidden = dx
-            if layer:
+            if below and layer:
                 dhidden, _ = self.children["dropout"].backward(dhidden, cache.dropped[layer])
         dstate0 = None
         if cache.has_state:
@@ -183,9 +181,13 @@ class Recurrent(Layer):
             dstate0 = stacked if len(self.state_names) > 1 else stacked[0]
         return (dhidden if need_dx else None, dstate0), grads
 
-    def _trains_below(self, layer: int) -> bool:
-        suffixes = [suffix for lower in range(layer) for suffix in self._suffixes(lower)]
-        return any(own + suffix in self.params.keys() - self.frozen for suffix in suffixes for own in OWN.values())
+    def extend(self, x: Array, state: Any = None) -> tuple[Array, Any]:
+        if self.bidirectional:
+            raise ValueError(
+                f"{type(self).__name__}: one direction needs later inputs; build it with bidirectional=False"
+            )
+        (y, state), _ = self.forward(x, state, train=False, cache=False)
+        return y, state
 
     def _states(self, state: Any, B: int) -> dict[str, Array | None]:
         """A state (or its gradient) by the op's names. Raises ValueError where it has not the form of this stack's."""
@@ -203,17 +205,17 @@ class Recurrent(Layer):
 class RNN(Recurrent):
     """h_t = tanh(W_ih x_t + b_ih + W_hh h_{t−1} + b_hh): see `ops.rnn`."""
 
-    op, op_backward, gates = staticmethod(rnn), staticmethod(rnn_backward), 1
+    op, gates = staticmethod(rnn), 1
 
 
 class LSTM(Recurrent):
     """The long short-term memory: see `ops.lstm`. Its state is (h, c)."""
 
-    op, op_backward, gates = staticmethod(lstm), staticmethod(lstm_backward), 4
+    op, gates = staticmethod(lstm), 4
     state_names = ("h0", "c0")
 
 
 class GRU(Recurrent):
     """The gated recurrent unit: see `ops.gru`."""
 
-    op, op_backward, gates = staticmethod(gru), staticmethod(gru_backward), 3
+    op, gates = staticmethod(gru), 3

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.backend import Array, array_namespace
+from minilm.checks import one_of, whole
 from minilm.layers.base import Gradients
 from minilm.models.backbone import Backbone
 from minilm.models.classifier import Classifier
@@ -69,15 +70,11 @@ class BagOfWords(Classifier):
         classes: int = 2,
         *,
         weighting: str = "binary",
-        rng: np.random.Generator | None = None,
         dtype: str = "float32",
     ) -> None:
         super().__init__(classes)
-        if vocab_size < 1:
-            raise ValueError(f"vocabulary {vocab_size} must be at least 1")
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting {weighting!r} is unknown; choose one of {', '.join(WEIGHTINGS)}")
-        self.weighting, self.context = weighting, None
+        whole("vocab_size", vocab_size, 1)
+        self.weighting, self.context = one_of("weighting", weighting, WEIGHTINGS), None
         self.params["weight"] = np.zeros((vocab_size, self.outputs), dtype)
         self.params["bias"] = np.zeros(self.outputs, dtype)
 

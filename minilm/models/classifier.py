@@ -1,4 +1,4 @@
-"""Text classification: a backbone, one vector a text, a linear head.
+"""Text classification: a backbone, one vector per text, a linear head.
 
     logits = W pool(hidden) + b
     two classes      one logit, P(1) = σ(logit), binary cross-entropy: logistic regression on the pooled vector
@@ -10,20 +10,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minilm.backend import Array, array_namespace
-from minilm.layers.base import Gradients, Layer, merge
+from minilm.checks import whole
+from minilm.layers.base import Gradients, Layer
+from minilm.layers.chain import ChainCache, Composite
 from minilm.layers.linear import Linear
-from minilm.models.backbone import Backbone
+from minilm.layers.pooling import Pooling
+from minilm.models.backbone import Backbone, LossCache
 from minilm.ops.binary_cross_entropy_with_logits import (
     binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_backward,
 )
 from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
-from minilm.ops.pool import POOLINGS, pool, pool_backward
+from minilm.ops.pool import POOLINGS
 from minilm.ops.sigmoid import sigmoid
 from minilm.ops.softmax import softmax
 from minilm.options import check_options, option
@@ -42,13 +45,6 @@ class ClassifierOptions:
             raise ValueError(f"a classifier needs at least 2 different labels, got {', '.join(self.labels) or 'none'}")
 
 
-class ClassifierCache(NamedTuple):
-    """The cache of the logits and that of the loss."""
-
-    logits: Any
-    loss: Any
-
-
 class Classifier(Layer):
     """Loss and probabilities over `forward(ids, lengths=...) -> (logits, cache)` and `backward(dlogits, cache)`.
 
@@ -57,9 +53,7 @@ class Classifier(Layer):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        if classes < 2:
-            raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
-        self.classes = classes
+        self.classes = whole("classes", classes, 2)
 
     def forward(
         self, x: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
@@ -74,11 +68,11 @@ class Classifier(Layer):
 
     def loss(
         self, batch: Any, *, train: bool = True, cache: bool = True, rng: Any = None
-    ) -> tuple[Array, ClassifierCache | None]:
-        """Mean cross-entropy in nats a text. batch.ids (B, T), batch.lengths (B,), batch.labels (B,) in 0 … K−1."""
-        logits, body = self.forward(batch.ids, lengths=batch.lengths, train=train, cache=cache, rng=rng)
-        loss, loss_cache = self.loss_of(logits, batch.labels, cache=cache)
-        return loss, (ClassifierCache(body, loss_cache) if cache else None)
+    ) -> tuple[Array, LossCache | None]:
+        """Mean cross-entropy in nats per text. batch.ids (B, T), batch.lengths (B,), batch.labels (B,) in 0 … K−1."""
+        logits, below = self.forward(batch.ids, lengths=batch.lengths, train=train, cache=cache, rng=rng)
+        loss, own = self.loss_of(logits, batch.labels, cache=cache)
+        return loss, (LossCache(below, own) if cache else None)
 
     def loss_of(self, logits: Array, labels: Array, *, cache: bool = True) -> tuple[Array, Any]:
         """The mean cross-entropy of logits (B, 1 or K), and its cache. labels (B,)."""
@@ -90,7 +84,7 @@ class Classifier(Layer):
         """The likeliest class (B,) of logits (B, 1 or K)."""
         return (logits[:, 0] > 0).astype("int64") if self.outputs == 1 else logits.argmax(axis=1)
 
-    def loss_backward(self, dloss: float | Array, cache: ClassifierCache) -> Gradients:
+    def loss_backward(self, dloss: float | Array, cache: LossCache) -> Gradients:
         """The gradients of dloss · loss."""
         if self.outputs == 1:
             dlogits = binary_cross_entropy_with_logits_backward(dloss, cache.loss)[:, None]  # (B, 1)
@@ -108,16 +102,10 @@ class Classifier(Layer):
         return softmax(logits, cache=False)[0]
 
 
-class TextClassifierCache(NamedTuple):
-    backbone: Any
-    pool: Any
-    head: Any
+class TextClassifier(Classifier, Composite):
+    """Children backbone, pool and head (Linear C -> 1 or K). pooling: "last", "mean" or "max", see `ops.pool`.
 
-
-class TextClassifier(Classifier):
-    """Children backbone and head (Linear C -> 1 or K). pooling: "last", "mean" or "max", see `ops.pool`.
-
-    The backbone may come from a language model. One that is wholly frozen keeps no cache.
+    The backbone may come from a language model.
     """
 
     def __init__(
@@ -125,17 +113,13 @@ class TextClassifier(Classifier):
         backbone: Backbone,
         classes: int = 2,
         pooling: str = "last",
-        rng: np.random.Generator | None = None,
         *,
+        rng: np.random.Generator,
         dtype: str = "float32",
     ) -> None:
         super().__init__(classes)
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
-        if rng is None:
-            raise ValueError("TextClassifier draws its head: give rng=numpy.random.default_rng(seed)")
-        self.pooling = pooling
         self.children["backbone"] = backbone
+        self.children["pool"] = Pooling(pooling, backbone.directions)
         self.children["head"] = Linear(backbone.width, self.outputs, rng=rng, dtype=dtype)
 
     @property
@@ -144,20 +128,7 @@ class TextClassifier(Classifier):
 
     def forward(
         self, ids: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
-    ) -> tuple[Array, TextClassifierCache | None]:
-        """logits (B, 1 or K), cache. ids (B, T); lengths (B,), tokens from there on are padding."""
-        below = cache and not self.backbone.is_frozen
-        hidden, body = self.backbone.forward(ids, lengths=lengths, train=train, cache=below, rng=rng)  # (B, T, C)
-        pooled, chosen = pool(hidden, lengths, self.pooling, self.backbone.directions, cache=below)  # (B, C)
-        logits, head = self.head.forward(pooled, train=train, cache=cache, rng=rng)  # (B, 1 or K)
-        return logits, (TextClassifierCache(body, chosen, head) if cache else None)
-
-    def backward(self, dlogits: Array, cache: TextClassifierCache, *, need_dx: bool = False) -> tuple[None, Gradients]:
-        """(None, gradients) from the gradient of the logits: ids have none, whatever `need_dx` says."""
-        below = cache.backbone is not None and not self.backbone.is_frozen
-        dpooled, own = self.head.backward(dlogits, cache.head, need_dx=below)
-        grads: Gradients = {}
-        if below:
-            dhidden = pool_backward(dpooled, cache.pool)  # (B, T, C)
-            merge(grads, self.backbone.backward(dhidden, cache.backbone)[1], "backbone.")
-        return None, merge(grads, own, "head.")
+    ) -> tuple[Array, ChainCache | None]:
+        """logits (B, 1 or K), cache, of ids (B, T). lengths (B,): tokens from there on are padding."""
+        given = {"lengths": lengths}
+        return self.chain.forward(ids, train=train, cache=cache, rng=rng, backbone=given, pool=given)

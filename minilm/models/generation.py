@@ -10,13 +10,13 @@ Sampling is done on the host in float64, so that a seed gives the same text on e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from minilm.backend import asarray_like, to_numpy
+from minilm.checks import number, whole
 from minilm.models.language_model import LanguageModel
 
 
@@ -53,8 +53,7 @@ def generate(
         raise ValueError(
             f"the prompt is {prompt.size} tokens long, but the context of this model is {context}: shorten the prompt"
         )
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens!r}, expected an integer of at least 0")
+    whole("max_new_tokens", max_new_tokens)
     _check_sampling(temperature, top_k, top_p, rng)
     ends = frozenset() if stop is None else frozenset([stop] if isinstance(stop, int | np.integer) else stop)
     return _generate(model, prompt.tolist(), max_new_tokens, temperature, top_k, top_p, rng, ends)
@@ -117,10 +116,9 @@ def sample(
 def _check_sampling(
     temperature: float, top_k: int | None, top_p: float | None, rng: np.random.Generator | None
 ) -> None:
-    if not (math.isfinite(temperature) and temperature >= 0.0):
-        raise ValueError(f"temperature is {temperature}, expected a finite number of at least 0 (0 is greedy)")
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-        raise ValueError(f"top_k is {top_k!r}, expected an integer of at least 1")
+    number("temperature", temperature)
+    if top_k is not None:
+        whole("top_k", top_k, 1)
     if top_p is not None and not 0.0 < top_p <= 1.0:
         raise ValueError(f"top_p is {top_p}, expected a number in (0, 1]")
     if temperature > 0.0 and rng is None:

@@ -8,13 +8,14 @@ With causal=True it is the body of a GPT [Radford et al. 2019], with causal=Fals
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minilm.backend import Array
+from minilm.checks import one_of
 from minilm.layers.activation import ACTIVATIONS
-from minilm.layers.base import Gradients, Layer, chain_backward
+from minilm.layers.chain import Chain, Stack
 from minilm.layers.dropout import Dropout
 from minilm.layers.embedding import Embedding
 from minilm.layers.initialization import normal
@@ -49,21 +50,6 @@ class TransformerOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-
-
-class Stack(Layer):
-    """Layers of one kind, named "0", "1", …: a branch of the tree, applied by its owner."""
-
-    def __init__(self, layers: list[Layer]) -> None:
-        super().__init__()
-        self.children.update((str(number), layer) for number, layer in enumerate(layers))
-
-
-class TransformerState(NamedTuple):
-    """What inference remembers: how many tokens it has seen, and the keys and values of each block."""
-
-    length: int
-    pasts: tuple[Any, ...]
 
 
 class TransformerBackbone(Backbone):
@@ -105,13 +91,12 @@ class TransformerBackbone(Backbone):
             vocab_size=vocab_size, width=width, layers=layers, heads=heads, context=context, hidden=hidden,
             kv_heads=kv_heads,
         )  # fmt: skip
-        if initialization not in ("gpt2", "pytorch"):
-            raise ValueError(f"initialization {initialization!r} is unknown; choose gpt2 or pytorch")
+        one_of("initialization", initialization, ("gpt2", "pytorch"))
         if width % heads:
             raise ValueError(f"width {width} must be a multiple of the number of heads, {heads}")
         encoding = positional_encoding(positions, context, width, heads, rng, dtype)
-        self.vocab_size, self.width, self.causal, self.bidirectional = vocab_size, width, causal, not causal
-        self.context, self.bias = encoding.context, bias
+        self.vocab_size, self.width, self.causal, self.context = vocab_size, width, causal, encoding.context
+        self.bias = bias
         self.children["embedding"] = Embedding(vocab_size, width, rng=rng, dtype=dtype)
         if encoding.additive:
             self.children["positions"] = encoding
@@ -120,7 +105,7 @@ class TransformerBackbone(Backbone):
             "kv_heads": kv_heads, "positions": None if encoding.additive else encoding, "dropout": dropout,
             "activation": activation, "norm": norm, "norm_first": norm_first, "bias": bias, "rng": rng, "dtype": dtype,
         }  # fmt: skip
-        self.children["blocks"] = Stack([TransformerEncoderBlock(width, heads, hidden, **block) for _ in range(layers)])
+        self.children["blocks"] = Stack(TransformerEncoderBlock(width, heads, hidden, **block) for _ in range(layers))
         if norm_first:
             self.children["norm"] = make_norm(norm, width, bias=bias, dtype=dtype)
         if initialization == "gpt2":
@@ -137,52 +122,16 @@ class TransformerBackbone(Backbone):
 
         self.map_arrays(draw)
 
-    @property
-    def _chain(self) -> dict[str, Layer]:
-        """All parts in the order in which they are applied, by the prefix of their parameters."""
-        blocks = {f"blocks.{name}": block for name, block in self.blocks.children.items()}
-        own = self.children
-        below = {name: own[name] for name in ("embedding", "positions", "dropout") if name in own}
-        return below | blocks | ({"norm": self.norm} if "norm" in own else {})
-
-    def forward(
-        self, ids: Array, *, lengths: Array | None = None, train: bool = True, cache: bool = True, rng: Any = None
-    ) -> tuple[Array, list[Any] | None]:
-        """hidden (B, T, C), cache. lengths (B,): tokens at or after a row's length are padding, seen by none."""
-        self._check(ids)
-        x, caches = ids, []
-        for name, layer in self._chain.items():
-            masks = {"causal": self.causal, "key_lengths": lengths} if name.startswith("blocks.") else {}
-            x, own = layer.forward(x, train=train, cache=cache, rng=rng, **masks)
-            caches.append(own)
-        return x, (caches if cache else None)
-
-    def backward(self, dy: Array, cache: list[Any], *, need_dx: bool = False) -> tuple[None, Gradients]:
-        return None, chain_backward(self._chain, dy, cache, need_dx=False)[1]
-
-    def step(self, ids: Array, state: TransformerState | None = None) -> tuple[Array, TransformerState]:
-        self._check_causal()
-        state = TransformerState(0, (None,) * len(self.blocks.children)) if state is None else state
-        self._check(ids, state.length)
-        x, _ = self.embedding.forward(ids, train=False, cache=False)
-        if "positions" in self.children:
-            x, _ = self.positions.forward(x, offset=state.length, train=False, cache=False)
-        pasts = []
-        for block, past in zip(self.blocks.children.values(), state.pasts, strict=True):
-            x, longer = block.step(x, past)
-            pasts.append(longer)
-        if "norm" in self.children:
-            x, _ = self.norm.forward(x, train=False, cache=False)
-        return x, TransformerState(state.length + ids.shape[1], tuple(pasts))
+    def _options(self, lengths: Array | None) -> dict[str, dict[str, Any]]:
+        return {"blocks": {"causal": self.causal, "key_lengths": lengths}}
 
     def attention_weights(self, ids: Array, *, lengths: Array | None = None) -> list[Array]:
-        """One array (B, H, T, T) a block: row t says where position t looks. For pictures."""
+        """One array (B, H, T, T) per block: row t says where position t looks. For pictures."""
         self._check(ids)
-        maps, x = [], ids
-        for name, layer in self._chain.items():
-            masks = {}
-            if name.startswith("blocks."):
-                masks = {"causal": self.causal, "key_lengths": lengths}
-                maps.append(layer.attention_weights(x, **masks))
-            x, _ = layer.forward(x, train=False, cache=False, **masks)
+        below = [name for name in self.children if name not in ("blocks", "norm")]
+        x, _ = Chain(self.children, *below).forward(ids, train=False, cache=False)
+        masks, maps = self._options(lengths)["blocks"], []
+        for block in self.blocks.children.values():
+            maps.append(block.attention_weights(x, **masks))
+            x, _ = block.forward(x, train=False, cache=False, **masks)
         return maps

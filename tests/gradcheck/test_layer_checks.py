@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from minilm.gradcheck import check_layer, check_model
-from minilm.layers.base import Layer, chain_backward, chain_forward, merge
+from minilm.layers.base import Layer, merge
+from minilm.layers.chain import Composite
 from minilm.layers.linear import Linear
 from tests.gradcheck import toys
 
@@ -21,7 +22,7 @@ class Sine(Layer):
         return (dy * toys.array_namespace(cache).cos(cache) if need_dx else None), {}
 
 
-class Stack(Layer):
+class Stack(Composite):
     """Linear, sine, linear; `fault` plants a mistake."""
 
     def __init__(self, rng, fault=None, dtype="float64"):
@@ -33,13 +34,13 @@ class Stack(Layer):
 
     def forward(self, x, *, train=True, cache=True, rng=None):
         self.trained = train  # what no layer may do
-        y, caches = chain_forward(self.children, x, train=train, cache=cache or self.fault == "always a cache", rng=rng)
+        y, caches = super().forward(x, train=train, cache=cache or self.fault == "always a cache", rng=rng)
         return (2.0 * y if self.fault == "doubles as it infers" and not train else y), caches
 
     def backward(self, dy, cache, *, need_dx=True):
         if self.fault == "remembers the mode" and not self.trained:
             dy = 0.5 * dy
-        dx, grads = chain_backward(self.children, dy, cache, need_dx=need_dx or self.fault == "always dx")
+        dx, grads = super().backward(dy, cache, need_dx=need_dx or self.fault == "always dx")
         if self.fault == "wrong" and "first.weight" in grads:
             grads["first.weight"] = 1.001 * grads["first.weight"]
         if self.fault == "missing":
@@ -51,7 +52,7 @@ class Stack(Layer):
         if self.fault == "freezing changes others" and "first.bias" not in grads:
             grads["first.weight"] = 2.0 * grads.get("first.weight", 0.0 * self.first.weight)
         if self.fault == "writes":
-            cache[0].x[0, 0] += 1.0
+            cache.steps[0].x[0, 0] += 1.0
         return dx, grads
 
 

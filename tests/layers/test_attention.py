@@ -75,30 +75,35 @@ def test_frozen_input_maps_cost_no_attention_backward(rng, monkeypatch):
     layer.freeze("in_proj.*")
     x = rng.normal(size=(2, 3, 8))
     y, cache = layer.forward(x)
-    monkeypatch.setattr("minilm.layers.attention.attention_backward", None)
+    monkeypatch.setattr("minilm.layers.heads.attention_backward", None)
     assert layer.backward(y, cache, need_dx=False)[1].keys() == {"out_proj.weight", "out_proj.bias"}
 
 
 @pytest.mark.parametrize("pieces", [[1] * 6, [4, 1, 1], [2, 4], [6]])
 @pytest.mark.parametrize("kind", ["causal", "grouped", "rotary", "alibi"])
-def test_step_equals_forward(kind, pieces, rng, xp):
+def test_extend_equals_forward(kind, pieces, rng, xp):
     layer = make("float64", **KINDS[kind][0]).to(xp.module)
     x = xp.asarray(rng.normal(size=(2, 6, 8)))
     want, _ = layer.forward(x, causal=True, train=False, cache=False)
     past, start, got = None, 0, []
     for size in pieces:
-        y, past = layer.step(x[:, start : start + size], past)
+        y, past = layer.extend(x[:, start : start + size], past)
         got.append(xp.to_numpy(y))
         start += size
     np.testing.assert_allclose(np.concatenate(got, axis=1), xp.to_numpy(want), atol=1e-14)
 
 
-def test_step_leaves_its_past_as_it_was(rng):
+def test_extend_leaves_its_past_as_it_was(rng):
     layer = make("float64")
     x = rng.normal(size=(1, 4, 8))
-    _, past = layer.step(x[:, :2])
-    once, twice = layer.step(x[:, 2:3], past)[0], layer.step(x[:, 2:3], past)[0]
+    _, past = layer.extend(x[:, :2])
+    once, twice = layer.extend(x[:, 2:3], past)[0], layer.extend(x[:, 2:3], past)[0]
     np.testing.assert_array_equal(once, twice)
+
+
+def test_cross_attention_cannot_be_continued(rng):
+    with pytest.raises(ValueError, match="needs its memory"):
+        make("float64", cross=True).extend(rng.normal(size=(1, 1, 8)))
 
 
 def test_a_group_with_equal_heads_is_grouped_attention(rng):

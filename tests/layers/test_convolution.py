@@ -29,22 +29,22 @@ def test_freezing(rng):
 
 @pytest.mark.parametrize("pieces", [[1] * 7, [3, 4], [7], [1, 6]])
 @pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (2, 3), (1, 1)])
-def test_step_equals_forward(pieces, kernel, dilation, rng, xp):
+def test_extend_equals_forward(pieces, kernel, dilation, rng, xp):
     layer = Conv1d(3, 4, kernel, padding="causal", dilation=dilation, rng=rng, dtype="float64").to(xp.module)
     x = xp.asarray(rng.normal(size=(2, 7, 3)))
     want, _ = layer.forward(x, train=False, cache=False)
     past, start, got = None, 0, []
     for size in pieces:
-        y, past = layer.step(x[:, start : start + size], past)
+        y, past = layer.extend(x[:, start : start + size], past)
         got.append(xp.to_numpy(y))
         start += size
     np.testing.assert_allclose(np.concatenate(got, axis=1), xp.to_numpy(want), atol=1e-14)
 
 
 @pytest.mark.parametrize("options", [{"padding": "same"}, {"padding": "causal", "stride": 2}])
-def test_step_refuses_what_sees_later_inputs(options, rng):
+def test_extend_refuses_what_sees_later_inputs(options, rng):
     with pytest.raises(ValueError, match="step by step"):
-        Conv1d(3, 4, 3, rng=rng, **options).step(np.ones((1, 1, 3), np.float32))
+        Conv1d(3, 4, 3, rng=rng, **options).extend(np.ones((1, 1, 3), np.float32))
 
 
 @pytest.mark.parametrize("arguments", [(0, 4, 3), (3, -1, 3), (3, 4, 0)])

@@ -94,5 +94,5 @@ def test_wrong_options(arguments, message, rng):
 
 
 def test_learned_sizes(rng):
-    with pytest.raises(ValueError, match="context 0"):
+    with pytest.raises(ValueError, match="context is 0"):
         Learned(0, 4, rng=rng)

@@ -156,10 +156,16 @@ def test_one_position_at_a_time(kind, xp, rng):
     x, state = xp.asarray(rng.normal(size=(B, T, I))), None
     (y, final), _ = layer.forward(x)
     for t in range(T):
-        (part, state), _ = layer.forward(x[:, t : t + 1], state, train=False, cache=False)
+        part, state = layer.extend(x[:, t : t + 1], state)
         close(part, y[:, t : t + 1], xp)
     for got, want in zip(parts_of(state), parts_of(final), strict=True):
         close(got, want, xp)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_directions_cannot_be_continued(kind, xp, rng):
+    with pytest.raises(ValueError, match="bidirectional=False"):
+        build(kind, xp, rng, bidirectional=True).extend(xp.asarray(rng.normal(size=(B, 1, I))))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,14 +206,14 @@ def test_no_work_for_frozen_parameters(kind, frozen, ran, rng, monkeypatch):
     layer.freeze(*frozen)
 
     calls = []
-    op_backward = type(layer).op_backward
+    backward = layer.op.backward
 
     def counted(dy, run, wrt):
         number = next(n for n, c in enumerate(cache.runs) if c is run)
         calls.append(number)
-        return op_backward(dy, run, wrt=wrt)
+        return backward(dy, run, wrt=wrt)
 
-    monkeypatch.setattr(type(layer), "op_backward", staticmethod(counted))
+    monkeypatch.setattr(layer.op, "backward", counted)
     (dx, _), grads = layer.backward((dy, None), cache, need_dx=False)
     assert dx is None and grads.keys() == layer.trainable().keys()
     for name, gradient in grads.items():
@@ -245,8 +251,8 @@ def test_float32_and_empty_batches(kind, xp, rng):
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrong_arguments(kind, rng):
     for options, message in [
-        ({"num_layers": 0}, "num_layers 0"),
-        ({"initialization": "magic"}, "choose pytorch or orthogonal"),
+        ({"num_layers": 0}, "num_layers is 0"),
+        ({"initialization": "magic"}, "choose pytorch, orthogonal"),
         ({"dropout": 1.5}, "1.5"),
     ]:
         with pytest.raises(ValueError, match=message):

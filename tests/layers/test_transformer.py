@@ -83,19 +83,19 @@ def test_work_below_the_last_trained_layer_is_not_done(norm_first, rng, monkeypa
     layer = make(TransformerEncoderBlock, "float64", norm_first=norm_first)
     layer.freeze("self_attn.*", "norm1.*", "norm2.*")
     y, cache = layer.forward(rng.normal(size=(2, 3, 8)))
-    monkeypatch.setattr("minilm.layers.attention.attention_backward", None)
+    monkeypatch.setattr("minilm.layers.heads.attention_backward", None)
     _, grads = layer.backward(y, cache, need_dx=False)
     assert {name.split(".")[0] for name in grads} == {"linear1", "linear2"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_step_equals_forward(name, rng, xp):
+def test_extend_equals_forward(name, rng, xp):
     layer = make(TransformerEncoderBlock, "float64", **SETTINGS[name]).to(xp.module)
     x = xp.asarray(rng.normal(size=(2, 6, 8)))
     want, _ = layer.forward(x, causal=True, train=False, cache=False)
     past, got = None, []
     for piece in (x[:, :3], x[:, 3:4], x[:, 4:]):
-        y, past = layer.step(piece, past)
+        y, past = layer.extend(piece, past)
         got.append(xp.to_numpy(y))
     np.testing.assert_allclose(np.concatenate(got, axis=1), xp.to_numpy(want), atol=1e-13)
 
@@ -123,5 +123,5 @@ def test_wrong_options(options, message, rng):
 
 
 def test_wrong_sizes(rng):
-    with pytest.raises(ValueError, match="feed-forward size 0"):
+    with pytest.raises(ValueError, match="hidden is 0"):
         TransformerEncoderBlock(8, 2, 0, rng=rng)

@@ -11,7 +11,7 @@ from tests.models.tiny import CLASSIFIERS, V, batch, make
 
 def transformer(rng, pooling):
     backbone = TransformerBackbone(V, 8, 2, 2, positions="rotary", causal=False, rng=rng, dtype="float64")
-    return TextClassifier(backbone, 3, pooling, rng, dtype="float64")
+    return TextClassifier(backbone, 3, pooling, rng=rng, dtype="float64")
 
 
 def bag(rng, weighting):
@@ -78,7 +78,7 @@ def test_bag_of_words_is_a_product_with_counts(rng):
 def test_backbone_of_a_language_model(rng):
     """Fine-tuning takes the backbone along, weights included."""
     language_model = make("gpt")
-    classifier = TextClassifier(language_model.backbone, 3, "mean", rng, dtype="float64")
+    classifier = TextClassifier(language_model.backbone, 3, "mean", rng=rng, dtype="float64")
     assert classifier.backbone is language_model.backbone and classifier.context == 6
     loss, cache = classifier.loss(batch(classes=3))
     assert np.isfinite(loss) and classifier.loss_backward(1.0, cache).keys() == classifier.parameters().keys()
@@ -87,10 +87,8 @@ def test_backbone_of_a_language_model(rng):
 def test_wrong_options(rng):
     backbone = make("gpt").backbone
     with pytest.raises(ValueError, match="max"):
-        TextClassifier(backbone, 2, "first", rng)
+        TextClassifier(backbone, 2, "first", rng=rng)
     with pytest.raises(ValueError, match="at least 2"):
-        TextClassifier(backbone, 1, "last", rng)
-    with pytest.raises(ValueError, match="rng="):
-        TextClassifier(backbone)
+        TextClassifier(backbone, 1, "last", rng=rng)
     with pytest.raises(ValueError, match="binary"):
         BagOfWords(V, weighting="tf")

@@ -22,6 +22,13 @@ def test_gradient(name):
     check(make(name), batch())
 
 
+@pytest.mark.parametrize("name", ["gpt", "attention-lstm-lm", "everything at once"])
+def test_a_model_is_a_layer(name):
+    """Of the logits instead of the loss; ids have no gradient."""
+    report = gradcheck.check_layer(make(name), batch().ids, method="complex-step")
+    assert report.passed and report.max_rel_error <= 1e-11, report
+
+
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_gradient_with_three_classes(name):
     check(make(name, classes=3), batch(classes=3))
@@ -114,6 +121,6 @@ def test_frozen_backbone_is_a_fixed_extractor(name, monkeypatch):
     model.freeze("backbone.*")
     loss, cache = model.loss(batch(), rng=np.random.default_rng(0))
     assert loss == trained
-    assert cache.logits.backbone is None
+    assert cache.logits.steps[0] is cache.logits.steps[1] is None
     monkeypatch.setattr(model.backbone, "backward", None)
     assert model.loss_backward(1.0, cache).keys() == {"head.weight", "head.bias"}

@@ -47,7 +47,7 @@ def test_bidirectional_backbones_are_refused(kind, rng):
     with pytest.raises(ValueError, match="later tokens"):
         LanguageModel(backbone, rng=rng)
     with pytest.raises(ValueError, match="later tokens"):
-        backbone.step(np.array([[1]]))
+        backbone.extend(np.array([[1]]))
     hidden = [backbone.forward(np.array([[1, 2, last]]), train=False, cache=False)[0][:, 0] for last in (3, 4)]
     if kind == "convolution of neighbours":
         hidden = [backbone.forward(np.array([[1, last]]), train=False, cache=False)[0][:, 0] for last in (3, 4)]

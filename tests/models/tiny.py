@@ -50,9 +50,9 @@ LANGUAGE_MODELS = {
         _RECURRENT | {"cell": "rnn", "conv_kernel": 3, "positions": "learned"},
     ),
     "attention-lstm-lm": ("attention-lstm-lm", _RECURRENT | {"heads": 2}),
-    "attention-lstm-lm residual rotary": (
+    "attention-lstm-lm convolution rotary": (
         "attention-lstm-lm",
-        _RECURRENT | {"heads": 2, "attention_residual": True, "positions": "rotary", "conv_kernel": 2},
+        _RECURRENT | {"heads": 2, "positions": "rotary", "conv_kernel": 2},
     ),
     "attention-lstm-lm alibi": ("attention-lstm-lm", _RECURRENT | {"heads": 2, "positions": "alibi"}),
 }
@@ -64,7 +64,7 @@ CLASSIFIERS = {
     "conv-lstm-classifier": ("conv-lstm-classifier", _CLASSIFIER),
     "everything at once": (
         "bilstm-classifier",
-        _CLASSIFIER | {"conv_kernel": 3, "heads": 2, "positions": "sinusoidal", "attention_residual": True},
+        _CLASSIFIER | {"conv_kernel": 3, "heads": 2, "positions": "sinusoidal"},
     ),
 }
 MODELS = LANGUAGE_MODELS | CLASSIFIERS

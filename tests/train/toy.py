@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minilm.layers.base import Layer, chain_backward, chain_forward
+from minilm.layers.chain import Composite
 from minilm.layers.dropout import Dropout
 from minilm.layers.embedding import Embedding
 from minilm.layers.linear import Linear
@@ -16,7 +16,7 @@ from minilm.train import Metric
 V, C = 7, 5  # vocabulary, channels
 
 
-class Toy(Layer):
+class Toy(Composite):
     """A language model that looks at one token only."""
 
     def __init__(self, dropout: float = 0.3, norm: bool = True, dtype: str = "float32") -> None:
@@ -29,13 +29,13 @@ class Toy(Layer):
         self.children["head"] = Linear(C, V, rng=rng, dtype=dtype)
 
     def loss(self, batch, *, train=True, cache=True, rng=None):
-        logits, caches = chain_forward(self.children, batch.ids, train=train, cache=cache, rng=rng)
+        logits, below = self.forward(batch.ids, train=train, cache=cache, rng=rng)
         loss, loss_cache = cross_entropy(logits, batch.targets, cache=cache)
-        return loss, (caches, loss_cache) if cache else None
+        return loss, (below, loss_cache) if cache else None
 
     def loss_backward(self, dloss, cache):
-        caches, loss_cache = cache
-        return chain_backward(self.children, cross_entropy_backward(dloss, loss_cache), caches, need_dx=False)[1]
+        below, loss_cache = cache
+        return self.backward(cross_entropy_backward(dloss, loss_cache), below)[1]
 
 
 class FakeData:

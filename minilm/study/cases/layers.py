@@ -10,8 +10,22 @@ import numpy as np
 
 import minilm.layers
 from minilm.backend import generator
-from minilm.layers import Layer, MultiHeadAttention, positional_encoding
+from minilm.layers import (
+    Activation,
+    Chain,
+    Composite,
+    Embedding,
+    Layer,
+    LayerNorm,
+    Linear,
+    MultiHeadAttention,
+    Residual,
+    Stack,
+    TiedLinear,
+    positional_encoding,
+)
 from minilm.layers.activation import ACTIVATIONS
+from minilm.ops.pool import POOLINGS
 from minilm.study.cases.case import CaseTable, LayerCase, perturbed
 
 
@@ -53,6 +67,11 @@ LAYERS = CaseTable("layer", public_layers, LayerCases)
 def linear(case: LayerCases) -> Iterator[LayerCase]:
     yield case("bias", case.normal(2, 3, 4), 4, 5)
     yield case("no bias", case.normal(3, 4), 4, 5, bias=False)
+
+
+@LAYERS.of("TiedLinear")
+def tied_linear(case: LayerCases) -> Iterator[LayerCase]:
+    yield case.made("its embedding's W", TiedLinear(Embedding(5, 4, **case.drawn)), case.normal(2, 3, 4))
 
 
 @LAYERS.of("Embedding")
@@ -100,6 +119,36 @@ def recurrent(case: LayerCases) -> Iterator[LayerCase]:
     yield case("both directions, lengths", x, 2, 3, 1, True, forward={"lengths": lengths})
     both = {"lengths": lengths, "state": state(4)}
     yield case("2 layers, both directions, lengths, state", x, 2, 3, 2, True, bias=False, forward=both)
+
+
+@LAYERS.of("Pooling")
+def pooling(case: LayerCases) -> Iterator[LayerCase]:
+    for kind in POOLINGS:
+        yield case(kind, case.normal(2, 3, 4), kind)
+        yield case(
+            f"{kind}, both directions, lengths", case.normal(2, 3, 4), kind, 2, forward={"lengths": np.array([3, 1])}
+        )
+
+
+@LAYERS.of("ZeroPadding")
+def zero_padding(case: LayerCases) -> Iterator[LayerCase]:
+    yield case("lengths", case.normal(2, 3, 4), forward={"lengths": np.array([3, 1])})
+    yield case("no padding", case.normal(2, 3, 4))
+
+
+@LAYERS.of("Composite")
+def composite(case: LayerCases) -> Iterator[LayerCase]:
+    one, x = Linear(4, 4, **case.drawn), case.normal(2, 3, 4)
+    yield case.made("a chain", Composite(first=one, tanh=Activation("tanh"), second=Linear(4, 3, **case.drawn)), x)
+    yield case.made("a layer in two places", Composite(first=one, tanh=Activation("tanh"), again=one), x)
+    block = Composite(norm=LayerNorm(4, dtype="float64"), inner=one)
+    block.chain = Chain(block.children, Residual(block.children, "norm", "inner"))
+    yield case.made("a residual connection", block, x)
+
+
+@LAYERS.of("Stack")
+def stack(case: LayerCases) -> Iterator[LayerCase]:
+    yield case.made("two layers", Stack(Linear(4, 4, **case.drawn) for _ in range(2)), case.normal(2, 3, 4))
 
 
 @LAYERS.of("Learned", "Sinusoidal")
