@@ -229,6 +229,13 @@ def whole(variant: Variant) -> Callable[[], Any]:
     return forward if backward is None else lambda: backward(forward())
 
 
+def preset_model(name: str, **options: Any) -> Any:
+    """A model of minilm's, for the workloads that have one: the others need nothing but NumPy."""
+    from minilm.presets import build
+
+    return build(name, **options)
+
+
 def definition(variant: Variant) -> Variant:
     """The same calls, forced to run the definitions."""
     return _within(reference, variant)

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import pytorch
-from benchmarks.variants import Setting, Workload, call, definition, recycling
+from benchmarks.variants import Setting, Workload, call, definition, preset_model, recycling
 from minilm.models.transformer_backbone import TransformerBackbone
-from minilm.presets import build
 
 
 def bert_encode(setting: Setting, layers: int = 6, width: int = 384, heads: int = 12, T: int = 128, B: int = 8):
@@ -52,7 +51,7 @@ def generate(
     setting.require_long("generate")
     heads = max(1, width // 64)
     sizes = {"layers": layers, "heads": heads, "width": width, "context": T + tokens}
-    model = build("gpt", vocab_size=vocabulary, bias=True, dtype=setting.dtype, **sizes)
+    model = preset_model("gpt", vocab_size=vocabulary, bias=True, dtype=setting.dtype, **sizes)
     prompt, following = setting.integers(vocabulary, 1, T), setting.integers(vocabulary, 1, tokens)
     framework = None
     if torch := setting.torch():

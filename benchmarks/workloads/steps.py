@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import jax_models, pytorch
-from benchmarks.variants import Setting, Variant, Workload, call, definition
+from benchmarks.variants import Setting, Variant, Workload, call, definition, preset_model
 from minilm.optim import AdamW
-from minilm.presets import build
 from minilm.text.batching import ClassificationBatch, LanguageBatch
 
 Peer = Callable[..., Variant]
@@ -23,7 +22,7 @@ def _step(
 
     The learning rate is 0, so that the weights stay, and every run is the same.
     """
-    from minilm.train.parallel import BatchGradients  # here: the other workloads need nothing but NumPy
+    from minilm.train.gradients import BatchGradients  # here: the other workloads need nothing but NumPy
 
     batch = batch._replace(**{key: setting.share(setting.xp.array(value)) for key, value in batch._asdict().items()})
     peers = {}  # they copy the weights, while these are on the host
@@ -64,7 +63,7 @@ def _step(
 
 def _gpt(name: str, setting: Setting, layers: int, width: int, T: int, B: int) -> Workload:
     setting.require_long(name)
-    model = build("gpt", vocab_size=65, layers=layers, heads=layers, width=width, context=T, dtype=setting.dtype)
+    model = preset_model("gpt", vocab_size=65, layers=layers, heads=layers, width=width, context=T, dtype=setting.dtype)
     ids = np.random.default_rng(0).integers(0, 65, (B, T + 1))
     parameters = sum(array.size for array in model.parameters().values())
     flops = 6 * parameters * B * T + 6 * layers * width * T * T * B  # attention: half of all pairs is seen
@@ -83,7 +82,7 @@ def gpt_step_large(setting: Setting, layers: int = 6, width: int = 384, T: int =
 
 def classifier_step(setting: Setting, B: int = 32, T: int = 100) -> Workload:
     setting.require_long("classifier-step")
-    model = build("conv-lstm-classifier", vocab_size=10000, dropout=0.0, dtype=setting.dtype)
+    model = preset_model("conv-lstm-classifier", vocab_size=10000, dropout=0.0, dtype=setting.dtype)
     rng = np.random.default_rng(0)
     batch = ClassificationBatch(rng.integers(0, 10000, (B, T)), np.full(B, T), rng.integers(0, 2, B))
     flops = 3 * 2 * B * T * (64 * 64 * 3 + 4 * 64 * 128)

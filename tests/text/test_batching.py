@@ -149,8 +149,8 @@ def test_truncation_and_empty_sequences():
     assert order.tolist() == [2, 1, 0]
     assert batch.ids.tolist() == [[9, 9, 9], [5, 6, 9], [2, 3, 4]]
     assert batch.lengths.tolist() == [1, 2, 3] and batch.labels.tolist() == [1, 1, 0]
-    ((batch, _),) = BucketSampler(sequences, [0, 1, 1], 3, max_length=3, truncate="end", pad_id=None).sequential()
-    assert batch.ids.tolist() == [[0, 0, 0], [5, 6, 0], [1, 2, 3]]
+    ((batch, _),) = BucketSampler(sequences, [0, 1, 1], 3, max_length=3, pad_id=None).sequential()
+    assert batch.ids.tolist() == [[0, 0, 0], [5, 6, 0], [2, 3, 4]]
 
 
 def test_pad_sequences():
@@ -170,7 +170,6 @@ def test_pad_sequences():
         ({"sequences": [], "labels": []}, "0 sequences"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"max_length": 0}, "length is 0"),
-        ({"truncate": "middle"}, "truncate is 'middle'"),
         ({"micro_batches": 0}, "micro_batches is 0"),
         ({"vocab_size": 3}, r"ids\[2\] is 3, but the vocabulary has 3"),
         ({"sequences": [[1], [-2]]}, "ids lie between -2 and 1"),

@@ -10,7 +10,7 @@ import numpy as np
 
 import minilm.layers
 from minilm.backend import generator
-from minilm.layers import Layer, positional_encoding
+from minilm.layers import Layer, MultiHeadAttention, positional_encoding
 from minilm.layers.activation import ACTIVATIONS
 from minilm.study.cases.case import CaseTable, LayerCase, perturbed
 
@@ -23,8 +23,8 @@ class LayerCases:
         self.make = getattr(minilm.layers, name)
         taken = inspect.signature(self.make).parameters
         passed_on = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
-        always = {"rng": generator(seed, 4), "dtype": "float64"}
-        self.always = {name: value for name, value in always.items() if name in taken or passed_on}
+        self.drawn: dict[str, Any] = {"rng": generator(seed, 4), "dtype": "float64"}
+        self.always = {name: value for name, value in self.drawn.items() if name in taken or passed_on}
 
     def normal(self, *shape: int) -> np.ndarray:
         return self.rng.standard_normal(shape)
@@ -32,15 +32,11 @@ class LayerCases:
     def __call__(
         self, label: str, x: np.ndarray, *sizes: Any, forward: dict[str, Any] | None = None, **options: Any
     ) -> LayerCase:
-        layer = perturbed(self.make(*sizes, **self.always, **options), self.seed)
-        return LayerCase(label, layer, x, forward or {}, self.seed)
+        return self.made(label, self.make(*sizes, **self.always, **options), x, **(forward or {}))
 
-    def attention(self, label: str, **forward: Any) -> LayerCase:
-        """The positions, which act inside it, in an attention over two heads."""
-        attention = minilm.layers.MultiHeadAttention(
-            4, 2, positions=self.make(), rng=generator(self.seed, 4), dtype="float64"
-        )
-        return LayerCase(label, perturbed(attention, self.seed), self.normal(2, 3, 4), forward, self.seed)
+    def made(self, label: str, layer: Layer, x: np.ndarray, **forward: Any) -> LayerCase:
+        """A case of a layer that is put together by hand."""
+        return LayerCase(label, perturbed(layer, self.seed), x, forward, self.seed)
 
 
 def public_layers() -> list[str]:
@@ -119,8 +115,10 @@ def no_positions(case: LayerCases) -> Iterator[LayerCase]:
 
 @LAYERS.of("Rotary", "ALiBi")
 def positions_in_attention(case: LayerCases) -> Iterator[LayerCase]:
-    yield case.attention("in attention")
-    yield case.attention("in attention, causal, key_lengths", causal=True, key_lengths=np.array([3, 2]))
+    options = {"all see all": {}, "causal, key_lengths": {"causal": True, "key_lengths": np.array([3, 2])}}
+    for label, forward in options.items():
+        attention = MultiHeadAttention(4, 2, positions=case.make(), **case.drawn)
+        yield case.made(f"in attention, {label}", attention, case.normal(2, 3, 4), **forward)
 
 
 @LAYERS.of("MultiHeadAttention")
