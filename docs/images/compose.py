@@ -1,6 +1,6 @@
 """The README's picture: the three plots that `minilm demo` writes, on one sheet.
 
-    minilm demo --quick --out minilm-demo && python docs/images/compose.py minilm-demo docs/images/demo.png
+minilm demo --quick --out minilm-demo && python docs/images/compose.py minilm-demo docs/images/demo.png
 """
 
 from __future__ import annotations
