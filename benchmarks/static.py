@@ -22,8 +22,7 @@ from benchmarks import report
 from minilm.files import write_text
 from minilm.kernels import roofline
 from minilm.kernels.cuda.instances import Instance, all_instances
-from minilm.kernels.gate import compile as compiling
-from minilm.kernels.gate import rules, tables
+from minilm.kernels.gate import compile as compiling, rules, tables
 
 ARCH = 80
 FORMAT = "minilm static tables, version 1"

@@ -6,10 +6,9 @@
 
 from pathlib import Path
 
-from minilm.selection import reference, which
+from minilm.selection import reference as reference, which as which
 
 if not (Path(__file__).parent / "kernels" / "__init__.py").is_file():  # the source tree
     __path__.append(str(Path(__file__).parents[1]))
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "reference", "which"]

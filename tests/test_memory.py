@@ -8,8 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from minilm import memory as pools
 from minilm.memory import MemoryPool, add, empty, empty_like, zeros

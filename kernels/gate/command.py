@@ -26,8 +26,7 @@ from typing import Any
 
 from minilm.checks import unknown
 from minilm.kernels.cuda.instances import ARCHITECTURES, Instance, all_instances
-from minilm.kernels.gate import compile as compiling
-from minilm.kernels.gate import rules, tables
+from minilm.kernels.gate import compile as compiling, rules, tables
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:

@@ -13,9 +13,7 @@
 `check_layer` and `check_model` do both for whole layers and models; `strategies` draws inputs with hypothesis.
 """
 
-from minilm.gradcheck.checker import gradcheck
-from minilm.gradcheck.laws import LawViolation, check_laws
-from minilm.gradcheck.layer_checks import check_layer, check_model
-from minilm.gradcheck.report import Report, ReportRow
-
-__all__ = ["LawViolation", "Report", "ReportRow", "check_laws", "check_layer", "check_model", "gradcheck"]
+from minilm.gradcheck.checker import gradcheck as gradcheck
+from minilm.gradcheck.laws import LawViolation as LawViolation, check_laws as check_laws
+from minilm.gradcheck.layer_checks import check_layer as check_layer, check_model as check_model
+from minilm.gradcheck.report import Report as Report, ReportRow as ReportRow

@@ -28,8 +28,7 @@ from typing import Any, NamedTuple
 
 from minilm.backend import Array, array_namespace, asarray_like, floating_namespace
 from minilm.checks import check_broadcast, check_dropout, check_lengths
-from minilm.ops.dropout import DropoutCache
-from minilm.ops.dropout import dropout as drop
+from minilm.ops.dropout import DropoutCache, dropout as drop
 from minilm.ops.softmax import shifted_exponential
 from minilm.selection import Gradients, backward_of, op, reference
 

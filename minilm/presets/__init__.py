@@ -10,8 +10,8 @@ from typing import Any
 
 from minilm.layers.base import Layer
 from minilm.presets import classifiers, language_models
-from minilm.presets.config import ModelConfig
-from minilm.presets.preset import Preset, described, find
+from minilm.presets.config import ModelConfig as ModelConfig
+from minilm.presets.preset import Preset as Preset, described as described, find
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*language_models.PRESETS, *classifiers.PRESETS)}
 
@@ -27,6 +27,3 @@ def build(preset: str, **options: Any) -> Layer:
     Raises ValueError for a preset or an option that is unknown, or a value that makes no sense.
     """
     return find_preset(preset).configure(**options).build()
-
-
-__all__ = ["PRESETS", "ModelConfig", "Preset", "build", "described", "find_preset"]

@@ -7,5 +7,5 @@ datasets/     labelled texts for classification, and their splits: one format or
 batching      windows of running text, buckets of similar length
 kjv           the shipped King James Bible
 
-Public are the names without a leading underscore of these modules, and what the two packages list in `__all__`.
+Public are the names without a leading underscore of these modules, and what the two packages import.
 """

@@ -12,8 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import measure, report, timing
+from benchmarks import __main__ as command, measure, report, timing
 from benchmarks.gpu_work import GPU_WORK, MOST_BYTES, QUICK, SIXTEEN_BITS, TINY, held_bytes, work_on
 from benchmarks.measure import Job
 from benchmarks.variants import Variant, Workload

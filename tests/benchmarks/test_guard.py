@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import guard
+from benchmarks import __main__ as command, guard
 from benchmarks.report import TimedRun, read_json, write_json
 from tests.benchmarks import toy
 

@@ -8,8 +8,7 @@ import json
 
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import aims, page, static
+from benchmarks import __main__ as command, aims, page, static
 from benchmarks.guard import RESULTS
 from tests.benchmarks import toy
 

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import profile
+from benchmarks import __main__ as command, profile
 from benchmarks.variants import Variant, Workload
 
 

@@ -7,8 +7,7 @@ import json
 
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import static
+from benchmarks import __main__ as command, static
 from minilm.kernels.gate import compile as compiling
 
 HAS_TOOLS = compiling.missing() is None

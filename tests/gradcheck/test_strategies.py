@@ -7,8 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import find, given
-from hypothesis import strategies as st
+from hypothesis import find, given, strategies as st
 
 from minilm.gradcheck import check_laws, gradcheck, strategies
 from tests.gradcheck import toys

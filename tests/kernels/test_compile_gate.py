@@ -10,9 +10,7 @@ import pytest
 
 from minilm.kernels import __main__ as command
 from minilm.kernels.cuda.instances import ARCHITECTURES, Instance, all_instances
-from minilm.kernels.gate import command as gate_command
-from minilm.kernels.gate import compile as compiling
-from minilm.kernels.gate import rules
+from minilm.kernels.gate import command as gate_command, compile as compiling, rules
 from minilm.kernels.gate.occupancy import LIMITS
 from tests.kernels.gate_samples import GOOD, LIMITS_OF_TEST, WITHOUT_SOURCE_SIZE, WITHOUT_TRANS
 from tests.kernels.planting import planted

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck, ops, reference, threads
-from minilm.kernels.cpu import recurrent
-from minilm.kernels.cpu import rnn as rnn_version
+from minilm.kernels.cpu import recurrent, rnn as rnn_version
 from minilm.selection import which
 from tests.conftest import Library
 from tests.ops import test_gru, test_lstm, test_rnn

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck, ops, reference, threads
-from minilm.kernels.cpu import blocks
-from minilm.kernels.cpu import embedding as embedding_version
-from minilm.kernels.cpu import gelu as gelu_version
+from minilm.kernels.cpu import blocks, embedding as embedding_version, gelu as gelu_version
 from minilm.selection import which
 
 pytestmark = pytest.mark.filterwarnings("error")

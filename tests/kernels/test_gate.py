@@ -7,8 +7,7 @@ import json
 import pytest
 
 from minilm.kernels.cuda.instances import Instance
-from minilm.kernels.gate import compile as compiling
-from minilm.kernels.gate import rules, sass, tables
+from minilm.kernels.gate import compile as compiling, rules, sass, tables
 from tests.kernels.gate_samples import GOOD, LIMITS_OF_TEST, listing
 
 # --- limits ---------------------------------------------------------------------------------------------------------

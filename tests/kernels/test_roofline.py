@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minilm.kernels import __main__ as command
-from minilm.kernels import roofline
+from minilm.kernels import __main__ as command, roofline
 from minilm.kernels.roofline import CARDS, Attention, bound
 
 H100, A100, *_ = CARDS

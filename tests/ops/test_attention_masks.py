@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from minilm.ops.attention import attention, attention_backward, attention_weights
 from tests.ops.attention_cases import MASK, arrays, attention_in_a_loop

@@ -6,8 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from minilm import gradcheck, reference
 from minilm.kernels.cuda.embedding import TournamentCache

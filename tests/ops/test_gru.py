@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from minilm.ops.gru import gru, gru_backward
 from tests.ops.recurrent_suite import RecurrentOpSuite

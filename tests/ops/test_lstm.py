@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from minilm.ops.lstm import lstm, lstm_backward
 from tests.ops.recurrent_suite import RecurrentOpSuite

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from minilm.text.batching import IGNORED, BucketSampler, WindowSampler, check_ids, pad_sequences
 from minilm.text.corpus import write_tokens

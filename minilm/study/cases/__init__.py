@@ -8,23 +8,10 @@ one function in the module of its kind, which yields its cases:
         yield case("last axis", x=case.normal(2, 3, 5))
 """
 
-from minilm.study.cases.case import Case, CaseTable, LayerCase, ModelCase, OpCase
-from minilm.study.cases.layers import LAYERS
-from minilm.study.cases.methods import METHODS
-from minilm.study.cases.models import MODELS
-from minilm.study.cases.ops import OPS
+from minilm.study.cases.case import Case as Case, CaseTable as CaseTable, LayerCase as LayerCase
+from minilm.study.cases.layers import LAYERS as LAYERS
+from minilm.study.cases.methods import METHODS as METHODS
+from minilm.study.cases.models import MODELS as MODELS
+from minilm.study.cases.ops import OPS as OPS
 
 TABLES = (OPS, LAYERS, MODELS, METHODS)  # in the order of printing
-
-__all__ = [
-    "LAYERS",
-    "METHODS",
-    "MODELS",
-    "OPS",
-    "TABLES",
-    "Case",
-    "CaseTable",
-    "LayerCase",
-    "ModelCase",
-    "OpCase",
-]

@@ -7,7 +7,9 @@ Public are the names below. Nothing is downloaded: the reviews come with the pac
 verses with minilm itself. One format or one data set per file; a new one is registered by a line in `load`.
 """
 
-from minilm.text.datasets.labelled import LabelledTexts, train_test_split, train_validation_split
-from minilm.text.datasets.load import load_labelled
-
-__all__ = ["LabelledTexts", "load_labelled", "train_test_split", "train_validation_split"]
+from minilm.text.datasets.labelled import (
+    LabelledTexts as LabelledTexts,
+    train_test_split as train_test_split,
+    train_validation_split as train_validation_split,
+)
+from minilm.text.datasets.load import load_labelled as load_labelled

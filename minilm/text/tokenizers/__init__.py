@@ -7,20 +7,15 @@ A tokenizer's file is JSON. Its fingerprint stands in every token file that it e
 of one vocabulary are never read with another. One kind per file; a new one is registered by a line in `kinds`.
 """
 
-from minilm.text.tokenizers.base import Tokenizer
-from minilm.text.tokenizers.byte_bpe import ByteBPETokenizer
-from minilm.text.tokenizers.characters import CharTokenizer, UnknownCharacterError
-from minilm.text.tokenizers.kinds import KINDS, load_tokenizer, train_tokenizer
-from minilm.text.tokenizers.words import WordTokenizer, split_words
-
-__all__ = [
-    "KINDS",
-    "ByteBPETokenizer",
-    "CharTokenizer",
-    "Tokenizer",
-    "UnknownCharacterError",
-    "WordTokenizer",
-    "load_tokenizer",
-    "split_words",
-    "train_tokenizer",
-]
+from minilm.text.tokenizers.base import Tokenizer as Tokenizer
+from minilm.text.tokenizers.byte_bpe import ByteBPETokenizer as ByteBPETokenizer
+from minilm.text.tokenizers.characters import (
+    CharTokenizer as CharTokenizer,
+    UnknownCharacterError as UnknownCharacterError,
+)
+from minilm.text.tokenizers.kinds import (
+    KINDS as KINDS,
+    load_tokenizer as load_tokenizer,
+    train_tokenizer as train_tokenizer,
+)
+from minilm.text.tokenizers.words import WordTokenizer as WordTokenizer, split_words as split_words

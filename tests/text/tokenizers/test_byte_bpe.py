@@ -7,8 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from minilm.text.tokenizers import ByteBPETokenizer
 from tests.text.tokenizers.test_kinds import TEXT

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from minilm.text.tokenizers import WordTokenizer, split_words
 from tests.text.tokenizers.test_kinds import TEXT
