@@ -97,13 +97,7 @@ class LoRALinear(LoRA):
     """
 
     def __init__(
-        self,
-        base: Linear,
-        rank: int = 8,
-        alpha: float = 16.0,
-        dropout: float = 0.0,
-        *,
-        rng: np.random.Generator,
+        self, base: Linear, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, *, rng: np.random.Generator
     ) -> None:
         super().__init__(base, ("weight",), rank, alpha, rng)
         self.dropout = dropout
@@ -163,13 +157,7 @@ class LoRAWeights(LoRA):
     """
 
     def __init__(
-        self,
-        base: Layer,
-        adapted: tuple[str, ...],
-        rank: int = 8,
-        alpha: float = 16.0,
-        *,
-        rng: np.random.Generator,
+        self, base: Layer, adapted: tuple[str, ...], rank: int = 8, alpha: float = 16.0, *, rng: np.random.Generator
     ) -> None:
         super().__init__(base, adapted, rank, alpha, rng)
 

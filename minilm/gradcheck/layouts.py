@@ -33,8 +33,4 @@ def reversed_(array: Array) -> Array:
     return array[flip].copy()[flip]
 
 
-LAYOUTS: dict[str, Callable[[Array], Array]] = {
-    "transposed": transposed,
-    "strided": strided,
-    "reversed": reversed_,
-}
+LAYOUTS: dict[str, Callable[[Array], Array]] = {"transposed": transposed, "strided": strided, "reversed": reversed_}

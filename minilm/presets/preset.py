@@ -27,13 +27,7 @@ class Preset(NamedTuple):
     data: dict[str, Any] = {}  # options of the task's data  # noqa: RUF012
 
     def configure(
-        self,
-        *,
-        vocab_size: int,
-        classes: int = 2,
-        seed: int = 0,
-        dtype: str = "float32",
-        **options: Any,
+        self, *, vocab_size: int, classes: int = 2, seed: int = 0, dtype: str = "float32", **options: Any
     ) -> ModelConfig:
         """The configuration of this model with `options` in place of its own. Raises ValueError for a wrong one."""
         architecture, head = ARCHITECTURES[self.architecture].options, TASKS[self.task].head

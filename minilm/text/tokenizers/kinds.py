@@ -14,14 +14,7 @@ from minilm.text.tokenizers.byte_bpe import ByteBPETokenizer
 from minilm.text.tokenizers.characters import CharTokenizer
 from minilm.text.tokenizers.words import WordTokenizer
 
-_KINDS: dict[str, type[Tokenizer]] = {
-    kind.kind: kind
-    for kind in (
-        CharTokenizer,
-        WordTokenizer,
-        ByteBPETokenizer,
-    )
-}
+_KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (CharTokenizer, WordTokenizer, ByteBPETokenizer)}
 KINDS = tuple(_KINDS)
 
 
