@@ -20,7 +20,7 @@ from minilm.models.backbone import Backbone
 from minilm.models.classifier import Classifier, ClassifierOptions
 from minilm.options import check_options, option
 from minilm.tasks.base import Setting, Task
-from minilm.tasks.metrics import ClassificationReport
+from minilm.tasks.metrics import classification_scores, confusion_matrix
 from minilm.text.batching import BucketSampler, ClassificationBatch, pad_sequences
 from minilm.text.datasets import LabelledTexts, load_labelled, train_validation_split
 from minilm.train.data import Metric, an_array_of, batch_like
@@ -91,7 +91,7 @@ class Classification(Task):
         """Loss, accuracy, precision, recall, F1 (of the second label where there are two, else macro), confusions."""
         texts = self._test_texts(setting, sources, replace(setting.options, **options))
         batches = (batch for batch, _ in _sampler(setting, texts, batch_size).sequential())
-        return evaluate_classifier(model, batches, names=setting.model.head.labels).to_dict()
+        return evaluate_classifier(model, batches, names=setting.model.head.labels)
 
     def _test_texts(
         self, setting: Setting, sources: Sequence[str] | None, options: ClassificationOptions
@@ -178,15 +178,14 @@ class ClassificationData:
 
     def validate(self, model: Any) -> dict[str, float]:
         batches = (batch for batch, _ in self.validation.sequential(self.validation_batch_size))
-        report = evaluate_classifier(model, batches)
-        assert report.loss is not None  # it is of logits
-        return {"val_loss": report.loss, "val_accuracy": report.accuracy}
+        scores = evaluate_classifier(model, batches)
+        return {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
 
 
 def evaluate_classifier(
     model: Classifier, batches: Iterable[ClassificationBatch], *, names: Sequence[str] | None = None
-) -> ClassificationReport:
-    """Scores of a text classifier on `batches`, of any sizes. `names` are those of the classes."""
+) -> dict[str, Any]:
+    """`classification_scores` of a text classifier on `batches`, of any sizes. `names` are those of the classes."""
     like = an_array_of(model)
     found, labels = [], []
     with MemoryPool():
@@ -200,4 +199,5 @@ def evaluate_classifier(
     logits = to_numpy(array_namespace(like).concatenate(found)).astype(np.float64)  # (N, 1 or K)
     targets = np.concatenate(labels)  # (N,)
     loss, _ = model.loss_of(logits, targets, cache=False)
-    return ClassificationReport.of(targets, model.predictions(logits), model.classes, names, float(loss))
+    matrix = confusion_matrix(targets, model.predictions(logits), model.classes)
+    return classification_scores(matrix, names or [str(k) for k in range(model.classes)], float(loss))

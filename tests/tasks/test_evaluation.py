@@ -86,13 +86,13 @@ def test_classifier(classes, batch_size, xp, rng):
 
     sampler = BucketSampler(texts, labels, 4)
     batches = (batch for batch, _ in sampler.sequential(batch_size))
-    report = evaluate_classifier(model.to(xp.module), batches, names=["bad", "good", "neither"][: logits.shape[1]])
-    assert report.examples == 11
-    assert report.accuracy == pytest.approx((logits.argmax(axis=1) == labels).mean())
-    assert report.loss == pytest.approx(-np.log(probabilities[np.arange(11), labels]).mean(), rel=1e-5)
+    scores = evaluate_classifier(model.to(xp.module), batches, names=["bad", "good", "neither"][: logits.shape[1]])
+    assert scores["examples"] == 11
+    assert scores["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
+    assert scores["loss"] == pytest.approx(-np.log(probabilities[np.arange(11), labels]).mean(), rel=1e-5)
 
     data = ClassificationData(sampler, sampler, validation_batch_size=batch_size)
-    assert data.validate(model) == {"val_loss": report.loss, "val_accuracy": report.accuracy}
+    assert data.validate(model) == {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
 
 
 def test_no_texts():
