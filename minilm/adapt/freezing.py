@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from minilm.adapt.method import HEAD, Method
 from minilm.layers.base import Layer
-from minilm.models.summary import num_parameters
 
 
 def head_only(model: Layer) -> list[str]:
@@ -25,11 +24,6 @@ def head_only(model: Layer) -> list[str]:
 def full(model: Layer) -> list[str]:
     """Train every parameter. Returns their names."""
     return model.unfreeze()
-
-
-def trainable_report(model: Layer) -> tuple[int, int]:
-    """How many numbers are trained, and how many the parameters hold in all."""
-    return num_parameters(model, trainable=True), num_parameters(model)
 
 
 FULL = Method("full", "all parameters", lambda model, options, rng: full(model), learning_rate=1e-3)

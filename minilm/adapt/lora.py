@@ -45,7 +45,7 @@ class LoRA(Wrapper):
     """
 
     def __init__(
-        self, base: Layer, adapted: tuple[str, ...], rank: int, alpha: float, rng: np.random.Generator
+        self, base: Layer, adapted: tuple[str, ...], rank: int = 8, alpha: float = 16.0, *, rng: np.random.Generator
     ) -> None:
         super().__init__(base)
         self.adapted, self.rank, self.alpha = adapted, rank, alpha
@@ -99,7 +99,7 @@ class LoRALinear(LoRA):
     def __init__(
         self, base: Linear, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, *, rng: np.random.Generator
     ) -> None:
-        super().__init__(base, ("weight",), rank, alpha, rng)
+        super().__init__(base, ("weight",), rank, alpha, rng=rng)
         self.dropout = dropout
 
     def factor_names(self, weight: str) -> tuple[str, str]:
@@ -155,11 +155,6 @@ class LoRAWeights(LoRA):
     and B besides; what is saved is the optimizer's state and the size of what is stored, not the time. W' is formed at
     every forward: merge before generating token by token. Dropout on the adapter's input has no meaning for a weight.
     """
-
-    def __init__(
-        self, base: Layer, adapted: tuple[str, ...], rank: int = 8, alpha: float = 16.0, *, rng: np.random.Generator
-    ) -> None:
-        super().__init__(base, adapted, rank, alpha, rng)
 
     def extend(self, x: Any, state: Any = None) -> tuple[Any, Any]:
         return self.effective().extend(x, state)

@@ -8,17 +8,18 @@ A preset is one entry in one of the files here: sizes, tokenizer and defaults of
 
 from typing import Any
 
+from minilm.checks import one_of
 from minilm.layers.base import Layer
 from minilm.presets import classifiers, language_models
 from minilm.presets.config import ModelConfig as ModelConfig
-from minilm.presets.preset import Preset as Preset, described as described, find
+from minilm.presets.preset import Preset as Preset, described as described
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*language_models.PRESETS, *classifiers.PRESETS)}
 
 
 def find_preset(name: str) -> Preset:
     """The preset `name`. Raises ValueError, listing all and naming the closest, where there is none."""
-    return find(PRESETS, name)
+    return PRESETS[one_of("preset", name, PRESETS)]
 
 
 def build(preset: str, **options: Any) -> Layer:

@@ -40,27 +40,18 @@ class ModelConfig:
         )
         return TASKS[self.task].model(backbone, self.head, rng=generator(self.seed, "head"), dtype=self.dtype)
 
-    def is_for(self, name: str) -> bool:
-        """Whether its head is that of the task `name`."""
-        return name == self.task
-
     @property
     def context(self) -> int | None:
         """The longest text, in tokens; None where there is no limit."""
         return getattr(self.options, "context", None)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_json`. Raises ValueError where `value` is no such configuration."""
+        """The inverse of `dataclasses.asdict`. Raises ValueError where `value` is no such configuration."""
         if not isinstance(value, dict) or value.keys() != {field.name for field in fields(cls)}:
             raise ValueError(f"a model needs {', '.join(field.name for field in fields(cls))}, got {sorted(value)}")
-        task, architecture = (
-            one_of("task", value["task"], TASKS),
-            one_of("architecture", value["architecture"], ARCHITECTURES),
-        )
+        task = one_of("task", value["task"], TASKS)
+        architecture = one_of("architecture", value["architecture"], ARCHITECTURES)
         options = make_options(ARCHITECTURES[architecture].options, value["options"], architecture)
         head = make_options(TASKS[task].head, value["head"], task)
         return cls(**(value | {"options": options, "head": head}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-from minilm.checks import one_of, unknown
+from minilm.checks import unknown
 from minilm.models import ARCHITECTURES
 from minilm.options import make_options
 from minilm.presets.config import ModelConfig
@@ -50,10 +50,6 @@ class Preset(NamedTuple):
             dtype=dtype,
         )
 
-    def is_for(self, name: str) -> bool:
-        """Whether its head is that of the task `name`."""
-        return name == self.task
-
     def options(self) -> list[tuple[str, Any, str]]:
         """Name, default and meaning of every option of the model."""
         kinds = (ARCHITECTURES[self.architecture].options, TASKS[self.task].head)
@@ -69,8 +65,3 @@ def described(field: dataclasses.Field) -> str:
     """What an option means, and what it may be."""
     choices = field.metadata.get("choices")
     return field.metadata["help"] + (f": {', '.join(choices)}" if choices else "")
-
-
-def find(presets: dict[str, Preset], name: str) -> Preset:
-    """The preset `name`. Raises ValueError, listing all and naming the closest, where there is none."""
-    return presets[one_of("preset", name, presets)]

@@ -11,10 +11,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minilm.adapt import DEFAULT, METHODS, trainable_report
+from minilm.adapt import DEFAULT, METHODS
 from minilm.adapt.wrapping import load_base, merge, wrappers
 from minilm.backend import resolve_device
 from minilm.checks import one_of
+from minilm.models import num_parameters
 from minilm.options import make_options, shallow
 from minilm.presets import ModelConfig, Preset, find_preset
 from minilm.runs.config import RunConfig
@@ -95,9 +96,9 @@ def train(
     adapted = make_options(options, adaptation or {}, f"method {method}")
     config = RunConfig.load(base) if is_run(base) else None
     preset = find_preset(config.model.preset if config else str(base))
-    anew = config is None and preset.is_for(task)
+    anew = config is None and preset.task == task
     settings = _training(preset.training if anew else _finetuning(method), training or {}, seed)
-    own_data = make_options(chosen.options, (preset.data if preset.is_for(task) else {}) | dict(data or {}), task)
+    own_data = make_options(chosen.options, (preset.data if preset.task == task else {}) | dict(data or {}), task)
     draft = _draft(config.model if config else preset, chosen, model or {}, seed, dtype)
     if config is None:
         draft.build()  # options that don't fit together are told before the data is read
@@ -130,7 +131,7 @@ def resume(directory: str | Path, *, device: str = "auto", progress: bool = True
     data = config.task.data(setting_of(directory, config, tokenizer))
     if config.base and not (directory / LAST).exists():
         load_base(model, _plain_state(config.base), "backbone.")
-    trained_parameters, _ = trainable_report(model)
+    trained_parameters = num_parameters(model, trainable=True)
     options = config.training.for_data(data)
     warmup = min(options.warmup, options.total_steps // 10)  # a short run trains at full rate too
     options = replace(options, warmup=warmup)
@@ -178,10 +179,10 @@ def _draft(
             raise ValueError(f"the base is trained already: its {min(others)} can't be changed; leave the option out")
         model = replace(start, seed=seed)
     else:
-        if not start.is_for(task.name) and (unused := others.keys() & {f.name for f in fields(TASKS[start.task].head)}):
+        if start.task != task.name and (unused := others.keys() & {f.name for f in fields(TASKS[start.task].head)}):
             raise ValueError(f"{min(unused)} is an option of {start.task}, not of {task.name}; leave it out")
         model = start.configure(vocab_size=256, seed=seed, **others)
-    own = shallow(model.head) if model.is_for(task.name) else {}
+    own = shallow(model.head) if model.task == task.name else {}
     head = make_options(task.head, own | head, task.name)
     return replace(model, task=task.name, head=head, dtype=dtype or model.dtype)
 

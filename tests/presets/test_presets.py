@@ -1,6 +1,7 @@
 """Presets: the sizes of their sources, options, configuration, and what they refuse."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_every_option_is_documented(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_config_rebuilds_the_model(name):
     config = configure(name, seed=3)
-    again = ModelConfig.from_json(json.loads(json.dumps(config.to_json())))
+    again = ModelConfig.from_json(json.loads(json.dumps(asdict(config))))
     assert again == config
     want, state = config.build().state(), again.build().state()
     assert state.keys() == want.keys()
