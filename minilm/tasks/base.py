@@ -14,6 +14,7 @@ from minilm.layers.base import Layer
 from minilm.models.backbone import Backbone
 from minilm.text.tokenizers import Tokenizer
 from minilm.train.data import TrainingData
+from minilm.train.options import TrainingOptions
 
 
 class Examples(Protocol):
@@ -33,15 +34,6 @@ class Model(Protocol):
     def context(self) -> int | None: ...
 
 
-class Training(Protocol):
-    """What a task asks of the options of training."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def micro_batches(self) -> int: ...
-
-
 class Setting(NamedTuple):
     """A run as its task sees it."""
 
@@ -50,7 +42,7 @@ class Setting(NamedTuple):
     options: Any  # the task's own, of type `Task.options`
     tokenizer: Tokenizer
     model: Model
-    training: Training
+    training: TrainingOptions
     seed: int
 
 

@@ -112,10 +112,9 @@ class Classification(Task):
         """The probability of every label for each text, by the labels' names."""
         like, labels, predictions = an_array_of(model), setting.model.head.labels, []
         sequences = setting.tokenizer.encode_batch(inputs)
-        longest = _longest(setting)
         for first in range(0, len(sequences), batch_size):
-            part = [sequence[-longest:] if longest else sequence for sequence in sequences[first : first + batch_size]]
-            ids, lengths = pad_sequences(part, setting.tokenizer.pad_id or 0)
+            part = sequences[first : first + batch_size]
+            ids, lengths = pad_sequences(part, setting.tokenizer.pad_id or 0, _longest(setting))
             rows = to_numpy(model.probabilities(asarray_like(ids, like), asarray_like(lengths, like)))  # (B, K)
             predictions += [dict(zip(labels, map(float, row), strict=True)) for row in rows]
         return predictions

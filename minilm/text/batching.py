@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minilm.backend import generator
+from minilm.checks import whole
 from minilm.text.corpus import TokenFile, token_array
 
 IGNORED = -100  # the target of a position that does not count, as in ops.cross_entropy
@@ -66,7 +67,8 @@ class WindowSampler:
         *,
         vocab_size: int | None = None,
     ) -> None:
-        _positive(context=context, batch_size=batch_size)
+        whole("context", context, 1)
+        whole("batch_size", batch_size, 1)
         self.tokens = token_array(tokens)  # (N,)
         self.context, self.batch_size, self.seed, self.vocab_size = context, batch_size, seed, vocab_size
         if len(self.tokens) < context + 1:
@@ -91,8 +93,7 @@ class WindowSampler:
 
         The last window is padded with id 0 and target IGNORED; the last batch may have fewer rows.
         """
-        batch_size = self.batch_size if batch_size is None else batch_size
-        _positive(batch_size=batch_size)
+        batch_size = self.batch_size if batch_size is None else whole("batch_size", batch_size, 1)
         starts = np.arange(0, len(self.tokens) - 1, self.context)
         for first in range(0, len(starts), batch_size):
             yield self._windows(starts[first : first + batch_size])
@@ -132,7 +133,8 @@ class BucketSampler:
         micro_batches: int = 1,
         vocab_size: int | None = None,
     ) -> None:
-        _positive(batch_size=batch_size, micro_batches=micro_batches)
+        whole("batch_size", batch_size, 1)
+        whole("micro_batches", micro_batches, 1)
         self.labels = np.asarray(labels, dtype=np.int64)
         if not len(sequences) or self.labels.shape != (len(sequences),):
             raise ValueError(
@@ -167,8 +169,7 @@ class BucketSampler:
 
     def sequential(self, batch_size: int | None = None) -> Iterator[tuple[ClassificationBatch, np.ndarray]]:
         """Every sequence once, by length, each batch with the indices of its sequences: result[indices] = rows."""
-        batch_size = self.batch_size if batch_size is None else batch_size
-        _positive(batch_size=batch_size)
+        batch_size = self.batch_size if batch_size is None else whole("batch_size", batch_size, 1)
         order = np.argsort(self.lengths, kind="stable")
         for first in range(0, len(order), batch_size):
             indices = order[first : first + batch_size]
@@ -195,34 +196,32 @@ class BucketSampler:
 
 
 def pad_sequences(
-    sequences: Sequence[Sequence[int]], pad_id: int = 0, length: int | None = None
+    sequences: Sequence[Sequence[int]], pad_id: int = 0, max_length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(ids (B, T), lengths (B,)): rows filled up at the end, to the longest or to `length`, which also cuts them.
+    """(ids (B, T), lengths (B,)): the last `max_length` ids of each, rows filled up at the end to the longest.
 
     An empty sequence becomes one `pad_id` of length 1.
     """
     if not len(sequences):
         raise ValueError("there is no sequence to pad; expected at least one")
-    cut = [_cut(sequence, length, pad_id) for sequence in sequences]
+    cut = [_cut(sequence, max_length, pad_id) for sequence in sequences]
     lengths = np.array([len(sequence) for sequence in cut], dtype=np.int64)
-    ids = np.full((len(cut), length or lengths.max()), pad_id, dtype=np.int64)  # (B, T)
+    ids = np.full((len(cut), lengths.max()), pad_id, dtype=np.int64)  # (B, T)
     for row, sequence in zip(ids, cut, strict=True):
         row[: len(sequence)] = sequence
     return ids, lengths
 
 
-def check_ids(ids: np.ndarray, vocab_size: int, name: str = "ids", ignored: int | None = None) -> None:
-    """Raise ValueError naming the first id outside 0 … vocab_size − 1. `ignored` (of targets) passes.
+def check_ids(ids: np.ndarray, vocab_size: int) -> None:
+    """Raise ValueError naming the first id outside 0 … vocab_size − 1.
 
     On the host and before a step: on a device an id out of range would wrap around in silence.
     """
     wrong = (ids < 0) | (ids >= vocab_size)
-    if ignored is not None:
-        wrong &= ids != ignored
     if wrong.any():
         where = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
-            f"{name}[{', '.join(map(str, where))}] is {int(ids[where])}, but the vocabulary has {vocab_size} tokens "
+            f"ids[{', '.join(map(str, where))}] is {int(ids[where])}, but the vocabulary has {vocab_size} tokens "
             f"(0 to {vocab_size - 1}); was the text encoded by another tokenizer?"
         )
 
@@ -230,12 +229,6 @@ def check_ids(ids: np.ndarray, vocab_size: int, name: str = "ids", ignored: int 
 def _cut(sequence: Sequence[int], length: int | None, pad_id: int) -> Sequence[int]:
     """The last `length` ids of a sequence; one `pad_id` for an empty one."""
     if length is not None:
-        _positive(length=length)
+        whole("max_length", length, 1)
         sequence = sequence[-length:]
     return sequence if len(sequence) else [pad_id]
-
-
-def _positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}, expected 1 or more")

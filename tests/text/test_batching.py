@@ -80,9 +80,9 @@ def test_short_text_and_wrong_sizes_are_refused():
 def test_ids_beyond_the_vocabulary_are_refused():
     with pytest.raises(ValueError, match=r"ids\[0, 0\] is 50, but the vocabulary has 50 tokens \(0 to 49\)"):
         next(WindowSampler(np.arange(50, 100), 49, 1, vocab_size=50).sequential())
-    with pytest.raises(ValueError, match=r"targets\[1\] is -1"):
-        check_ids(np.array([IGNORED, -1]), 5, "targets", ignored=IGNORED)
-    check_ids(np.array([IGNORED, 4]), 5, "targets", ignored=IGNORED)
+    with pytest.raises(ValueError, match=r"ids\[1\] is -1"):
+        check_ids(np.array([4, -1]), 5)
+    check_ids(np.array([0, 4]), 5)
 
 
 # ---- buckets
@@ -153,10 +153,10 @@ def test_truncation_and_empty_sequences():
 
 
 def test_pad_sequences():
-    ids, lengths = pad_sequences([[1, 2, 3], []], pad_id=7, length=2)
+    ids, lengths = pad_sequences([[1, 2, 3], []], pad_id=7, max_length=2)
     assert ids.tolist() == [[2, 3], [7, 7]] and lengths.tolist() == [2, 1]
-    ids, lengths = pad_sequences([[1, 2, 3], [4]], length=5)
-    assert ids.tolist() == [[1, 2, 3, 0, 0], [4, 0, 0, 0, 0]] and lengths.tolist() == [3, 1]
+    ids, lengths = pad_sequences([[1, 2, 3], [4]], max_length=5)
+    assert ids.tolist() == [[1, 2, 3], [4, 0, 0]] and lengths.tolist() == [3, 1]
     assert pad_sequences([[1], [2, 3]])[0].shape == (2, 2)
     with pytest.raises(ValueError, match="no sequence to pad"):
         pad_sequences([])
