@@ -26,27 +26,22 @@ class TableRow(NamedTuple):
     note: str = ""
 
 
-def known_cases() -> tuple[str, ...]:
-    """The names that can be checked, in the order of the table."""
-    return tuple(_tables())
+def known_cases() -> dict[str, CaseTable]:
+    """The names that can be checked, in the order of the table, each with the cases of its kind."""
+    return {name: table for table in TABLES for name in table.names()}
 
 
-def iter_cases(names: Iterable[str] | None = None, *, seed: int = 0) -> Iterator[TableRow]:
-    """The rows of the named ops, layers, models and methods (None: of all), as they are computed.
+def run_cases(names: Iterable[str] | None = None, *, seed: int = 0) -> list[TableRow]:
+    """The rows of the named ops, layers, models and methods (None: of all).
 
     Raises ValueError, before anything is computed, for a name that is unknown; it lists those that are close.
     """
-    tables = _tables()
+    tables = known_cases()
     chosen = list(tables if names is None else names)
     for name in chosen:
         if name not in tables:
             raise ValueError(unknown("op, layer, preset or method", name, tables))
-    return (row for name in chosen for row in _rows(name, tables[name], seed))
-
-
-def run_cases(names: Iterable[str] | None = None, *, seed: int = 0) -> list[TableRow]:
-    """All rows of `iter_cases`."""
-    return list(iter_cases(names, seed=seed))
+    return [row for name in chosen for row in _rows(name, tables[name], seed)]
 
 
 def format_table(rows: Iterable[TableRow]) -> str:
@@ -71,11 +66,6 @@ def _summary(rows: list[TableRow]) -> str:
             worst[row.method] = max(worst.get(row.method, 0.0), row.max_rel_error)
     errors = ", ".join(f"worst relative error by {method} {error:.1e}" for method, error in worst.items())
     return f"{len(rows) - failed} of {len(rows)} passed" + (f"; {errors}" if errors else "")
-
-
-def _tables() -> dict[str, CaseTable]:
-    """The table that each name stands in."""
-    return {name: table for table in TABLES for name in table.names()}
 
 
 def _rows(name: str, table: CaseTable, seed: int) -> Iterator[TableRow]:
