@@ -12,7 +12,7 @@ with a pool, without one, and in a test that keeps every cache.
 Measured: without a pool a GPT step of 4 layers, width 128 (12 x 64 tokens) takes 1.7 times as long, one of 6 layers,
 width 384 (8 x 256) 1.15 times; float32, 1 thread, medians of interleaved rounds.
 
-Only code that asks `empty`, `empty_like`, `zeros` or `add` here profits: the tuned versions in `minilm.kernels.cpu`,
+Only code that asks `empty`, `zeros` or `add` here profits: the tuned versions in `minilm.kernels.cpu`,
 and what the layers add up themselves. Arrays of other libraries are theirs to recycle: CuPy has a pool of its own.
 """
 
@@ -115,11 +115,6 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     if pool is None or math.prod(shape) * dtype.itemsize < SMALL or pool.thread != threading.get_ident():
         return np.empty(shape, dtype)
     return pool.empty(shape, dtype)
-
-
-def empty_like(array: Array, dtype: Any = None) -> Array:
-    """`empty` of the shape, and unless given the dtype, of `array`, in the library of `array`."""
-    return empty_in(array_namespace(array), array.shape, array.dtype if dtype is None else dtype)
 
 
 def empty_in(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -17,8 +17,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from minilm.checks import whole
@@ -79,15 +80,8 @@ def _blas() -> Any:
     try:
         from threadpoolctl import ThreadpoolController
     except ModuleNotFoundError:
-        return _Unlimited()
+        return SimpleNamespace(limit=lambda limits: nullcontext())
     return ThreadpoolController().select(user_api="blas")
-
-
-class _Unlimited:
-    """A stand-in where BLAS can't be told how many threads to use."""
-
-    def limit(self, limits: int) -> AbstractContextManager:
-        return nullcontext()
 
 
 def one_blas_thread() -> Any:

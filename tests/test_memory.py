@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from minilm import memory as pools
-from minilm.memory import MemoryPool, add, empty, empty_like, zeros
+from minilm.memory import MemoryPool, add, empty, empty_in, zeros
 from tests import strict_cupy
 
 LARGE = (64, 1024)  # float32: 256 KiB
@@ -121,7 +121,7 @@ def test_other_libraries_keep_their_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", strict_cupy.strict)
     x = strict_cupy.strict.asarray(np.ones((3, 4), np.float32))
     with MemoryPool() as memory:
-        total, same = add(x, x), empty_like(x)
+        total, same = add(x, x), empty_in(strict_cupy.strict, (3, 4), "float32")
     assert type(total) is type(same) is type(x) and memory.held == 0
     np.testing.assert_array_equal(total.get(), np.full((3, 4), 2.0))
 

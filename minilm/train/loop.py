@@ -70,16 +70,15 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
-    info: dict[str, Any] | None = None,
 ) -> TrainingResult:
     """Train `model` in place on `data`, writing metrics and checkpoints to the directory `run` if one is given.
 
-    With `resume` the run continues from its last checkpoint, or starts where there is none yet. `info` (JSON) goes into
-    the checkpoints. Ctrl-C finishes the step, writes a checkpoint and returns; a second one raises KeyboardInterrupt.
+    With `resume` the run continues from its last checkpoint, or starts where there is none yet. Ctrl-C finishes the
+    step, writes a checkpoint and returns; a second one raises KeyboardInterrupt.
     Raises TrainingDiverged, naming step and parameter, where loss or gradient is not finite.
     """
     options = options.for_data(data)
-    session = _Session(model, data, options, None if run is None else Path(run), info or {})
+    session = _Session(model, data, options, None if run is None else Path(run))
     session.start(resume)
     began = session.logged_at = time.perf_counter()
     bar = tqdm(
@@ -113,15 +112,13 @@ def train(
 class _Session:
     """The state of one call of `train`."""
 
-    def __init__(
-        self, model: Layer, data: TrainingData, options: TrainingOptions, run: Path | None, info: dict[str, Any]
-    ) -> None:
+    def __init__(self, model: Layer, data: TrainingData, options: TrainingOptions, run: Path | None) -> None:
         if data.micro_batches != options.micro_batches:
             raise ValueError(
                 f"the data is cut for {data.micro_batches} micro-batches per step, the option says "
                 f"{options.micro_batches}"
             )
-        self.model, self.data, self.options, self.run, self.info = model, data, options, run, info
+        self.model, self.data, self.options, self.run = model, data, options, run
         self.optimizer: Optimizer = OPTIMIZERS[options.optimizer](model, options)
         self.differentiate = BatchGradients(model)
         self.result = TrainingResult()
@@ -294,7 +291,6 @@ class _Session:
 
     def _info(self) -> dict[str, Any]:
         return {
-            **self.info,
             "minilm": __version__,
             "step": self.step,
             "best": self.result.best,

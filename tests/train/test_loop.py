@@ -60,7 +60,7 @@ def test_waits_for_the_device_only_to_log(xp):
 
 
 def test_files_and_metrics(tmp_path, capsys):
-    result = train(Toy(), toy_data(), TrainingOptions(**FEW), tmp_path, info={"config": {"width": 5}}, progress=True)
+    result = train(Toy(), toy_data(), TrainingOptions(**FEW), tmp_path, progress=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors", "metrics.jsonl"]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == result.history
@@ -70,7 +70,6 @@ def test_files_and_metrics(tmp_path, capsys):
 
     best, last = (load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("best", "last"))
     assert last.info["step"] == 12
-    assert last.info["config"] == best.info["config"] == {"width": 5}
     assert last.info["best"] == result.best == {"name": "val_loss", **best_of(lines)}
     assert best.info["step"] == result.best["step"]
     assert not best.optimizer_tensors() and last.optimizer_tensors()
