@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from minilm.gradcheck.structures import describe, is_floating
+from minilm.gradcheck.structures import describe, is_variable
 
 Selection = str | int | Sequence[str | int] | None
 
@@ -27,7 +25,7 @@ class Arguments:
             raise TypeError(f"args must be a tuple of the forward's positional arguments, got {describe(args)}")
         self.values = tuple(args)
         self.names, self.absent = _names(forward, self.values)
-        self.floating = [name for name, value in zip(self.names, self.values, strict=True) if _differentiable(value)]
+        self.floating = [name for name, value in zip(self.names, self.values, strict=True) if is_variable(value)]
         self.absent += [name for name, value in zip(self.names, self.values, strict=True) if value is None]
         self.selected = self._select(wrt)
         if not self.selected:
@@ -78,19 +76,18 @@ class Arguments:
                 raise ValueError(f"backward returned {count} gradients, but gradients= names {', '.join(gradients)}")
             return dict(zip(gradients, results, strict=True))
         declared = declared_gradients(backward)
-        if declared and len(declared) == count and set(self.selected) <= set(declared):
-            return dict(zip(declared, results, strict=True))
-        if count == len(self.floating):
-            return dict(zip(self.floating, results, strict=True))
         slots = [name for name in self.names if name in self.floating or name in self.absent]
         slots += [name for name in self.absent if name not in slots]
-        if count == len(slots):
-            return dict(zip(slots, results, strict=True))
         given = [gradient for gradient in results if gradient is not None]
-        if len(given) == len(self.floating):
-            return dict(zip(self.floating, given, strict=True))
-        if count == len(self.selected):
-            return dict(zip(self.selected, results, strict=True))
+        for names, found in (
+            (declared if set(self.selected) <= set(declared) else (), results),
+            (self.floating, results),
+            (slots, results),
+            (self.floating, given),
+            (self.selected, results),
+        ):
+            if names and len(names) == len(found):
+                return dict(zip(names, found, strict=True))
         if count > len(self.floating) and all(gradient is None for gradient in results[len(self.floating) :]):
             return dict(zip(self.floating, results, strict=False))
         raise ValueError(
@@ -100,13 +97,18 @@ class Arguments:
         )
 
 
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function by name; none of a builtin without a signature."""
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
 def declared_gradients(backward: Callable[..., Any]) -> tuple[str, ...]:
     """The names in the default of the parameter `wrt` of a backward; empty where it has none."""
-    try:
-        parameter = inspect.signature(backward).parameters.get("wrt")
-    except (TypeError, ValueError):
-        return ()
-    default = parameter.default if parameter is not None else ()
+    parameter = parameters_of(backward).get("wrt")
+    default = () if parameter is None else parameter.default
     return default if isinstance(default, tuple) and all(isinstance(name, str) for name in default) else ()
 
 
@@ -116,10 +118,6 @@ def name_of(function: Callable[..., Any], otherwise: str = "forward") -> str:
         function = function.func
     name = getattr(function, "__name__", type(function).__name__)
     return otherwise if name == "<lambda>" else name
-
-
-def _differentiable(value: Any) -> bool:
-    return is_floating(value) and not isinstance(value, np.generic)
 
 
 def _names(forward: Callable[..., Any], values: tuple[Any, ...]) -> tuple[list[str], list[str]]:

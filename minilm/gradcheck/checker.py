@@ -13,7 +13,7 @@ from minilm.gradcheck.arguments import Arguments, Selection, name_of
 from minilm.gradcheck.comparison import COMPLEX_STEP, DIFFERENCES, Comparison
 from minilm.gradcheck.numeric import Problem
 from minilm.gradcheck.report import Report, ReportRow, call_text
-from minilm.gradcheck.structures import draw_like, fresh, host_copies, is_array
+from minilm.gradcheck.structures import draw_like, fresh, host_copies, is_array, is_variable
 
 METHODS = ("auto", COMPLEX_STEP, DIFFERENCES)
 MODES = ("fast", "full")
@@ -125,8 +125,7 @@ def _problem(
         def evaluate(name: str | None, host: np.ndarray | None) -> list[np.ndarray]:
             def convert(value: Any) -> Any:
                 copied = fresh(value)
-                floating = is_array(value) and value.dtype.kind == "f" and not isinstance(value, np.generic)
-                return copied.astype(dtype) if floating and value.dtype != dtype else copied
+                return copied.astype(dtype) if is_variable(value) and value.dtype != dtype else copied
 
             if name is not None and host is not None:
                 xp = array_namespace(arguments[name])

@@ -16,7 +16,7 @@ from minilm.gradcheck.numeric import (
     scale_of,
     typical,
 )
-from minilm.gradcheck.report import ReportRow
+from minilm.gradcheck.report import ReportRow, joined
 from minilm.gradcheck.structures import signed_uniform
 
 COMPLEX_STEP, DIFFERENCES = "complex-step", "central-difference"
@@ -49,7 +49,7 @@ class Comparison:
         v = np.where(np.isfinite(x), v, 0.0) * typical(x)
         method, note = self._choose(name, v)
         if not np.isfinite(x).all():
-            note = f"{note}; " * bool(note) + "elements that are not finite are left out"
+            note = joined(note, "elements that are not finite are left out")
         if self.mode == "full":
             return self._elements(name, gradient, method, note)
         row = self._compare(name, gradient, v, method, note)
@@ -121,7 +121,7 @@ class Comparison:
         finite = np.isfinite(self.problem.values[name])
         rows = [self._element(name, gradient, index, method) for index in np.ndindex(gradient.shape) if finite[index]]
         if note and rows:
-            rows[0] = rows[0]._replace(note="; ".join(filter(None, (rows[0].note, note))))
+            rows[0] = rows[0]._replace(note=joined(rows[0].note, note))
         return rows
 
     # ---- after a direction failed: is it a kink, and which element is it?
@@ -131,27 +131,22 @@ class Comparison:
     ) -> list[ReportRow]:
         """The failed row with the worst element; or, where only kinks were in the way, rows that pass beside them."""
         if gradient.size > SEARCHED:
-            return [row._replace(note=_join(row.note, "mode='full' names the element"))]
+            return [row._replace(note=joined(row.note, "mode='full' names the element"))]
         rows = self._elements(name, gradient, method, "")
         at_kink = [element for element in rows if element.note.startswith("at a kink")]
         worst = max(rows, key=lambda element: (not element.passed, element.rel_error))
         if worst.passed and not at_kink and one_sided(self.problem, name, v).kink:
             return [worst._replace(index=None, note="the direction is at a kink, no element is: each one was compared")]
         if not worst.passed or not at_kink:
-            found = (
-                f"worst element {list(worst.index or ())}: analytic {worst.analytic:.15g}, numeric {worst.numeric:.15g}"
-            )
-            return [row._replace(note=_join(row.note, found)), *([] if worst.passed else [worst])]
+            values = f"analytic {worst.analytic:.15g}, numeric {worst.numeric:.15g}"
+            found = f"worst element {list(worst.index or ())}: {values}"
+            return [row._replace(note=joined(row.note, found)), *([] if worst.passed else [worst])]
         # Every kink is accounted for by its element: all else must agree along the same direction as strictly as ever.
         rest = v.copy()
         for element in at_kink:
             rest[element.index] = 0.0
-        note = _join(row.note, f"{len(at_kink)} elements at a kink, each between its one-sided derivatives")
+        note = joined(row.note, f"{len(at_kink)} elements at a kink, each between its one-sided derivatives")
         if not rest.any():
             worst = max(at_kink, key=lambda element: element.rel_error)
             return [worst._replace(index=None, note=note)]
         return [self._compare(name, gradient, rest, method, note)]
-
-
-def _join(*notes: str) -> str:
-    return "; ".join(filter(None, notes))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minilm.backend import Array, generator
+from minilm.backend import generator
 from minilm.gradcheck.layer_laws import freezing_rows, inference_rows
 from minilm.gradcheck.report import Report, call_text
 from minilm.gradcheck.structures import fresh, is_floating, leaves, map_leaves
@@ -43,7 +43,9 @@ def check_layer(
     options = dict(forward_options)
     if "rng" in inspect.signature(layer.forward).parameters:
         options.setdefault("rng", generator(seed))
-    inputs = {"x": x} | {name: value for name, value in options.items() if any(map(is_floating, _arrays(value)))}
+    inputs = {"x": x} | {
+        name: value for name, value in options.items() if any(is_floating(a) for _, a in leaves(value))
+    }
     flat = {f"{name}{path}": array for name, value in inputs.items() for path, array in leaves(value)}
 
     def forward(values: dict[str, Any], **flags: bool) -> tuple[Any, Any]:
@@ -109,10 +111,6 @@ def _require_float64(layer: LayerLike) -> None:
     if wrong:
         name, dtype = next(iter(wrong.items()))
         raise TypeError(f"parameter {name} is {dtype}; gradients are checked in float64: use .to(dtype='float64')")
-
-
-def _arrays(value: Any) -> list[Array]:
-    return [array for _, array in leaves(value)]
 
 
 def _refill(value: Any, name: str, values: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import to_numpy
-from minilm.gradcheck.report import ReportRow
+from minilm.gradcheck.report import ReportRow, joined
 from minilm.gradcheck.structures import changed, fresh, snapshot
 from minilm.gradcheck.trees import Tree, frozen
 
@@ -46,7 +46,7 @@ def inference_rows(tree: Tree, checked: list[str], seed: int, **settings: Any) -
         inferred, expected = (tree.gradients(seed, train=train) for train in (False, True))
         return rows + _differences(tree.op, inferred, expected, "train=False")
     report = tree.check(checked, "", train=False, seed=seed, laws=False, **settings)
-    return rows + [row._replace(note="; ".join(filter(None, ("train=False", row.note)))) for row in report.rows]
+    return rows + [row._replace(note=joined("train=False", row.note)) for row in report.rows]
 
 
 def _differences(op: str, got: dict[str, Any], expected: dict[str, Any], what: str) -> list[ReportRow]:

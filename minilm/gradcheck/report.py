@@ -72,6 +72,11 @@ def call_text(function: str, *arguments: str, **options: Any) -> str:
     return f"{function}({', '.join([*arguments, *named])})"
 
 
+def joined(*notes: str) -> str:
+    """The notes in one, without the empty ones."""
+    return "; ".join(filter(None, notes))
+
+
 def _worst_of_each(rows: tuple[ReportRow, ...], limit: int = 20) -> tuple[list[ReportRow], int]:
     failed = [row for row in rows if not row.passed][:limit]
     worst: dict[str, ReportRow] = {}  # by argument

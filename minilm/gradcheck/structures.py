@@ -27,6 +27,11 @@ def is_floating(value: Any) -> bool:
     return is_array(value) and value.dtype.kind in "fc"
 
 
+def is_variable(value: Any) -> bool:
+    """True for a floating array, which has a gradient; NumPy's scalars are options."""
+    return is_floating(value) and not isinstance(value, np.generic)
+
+
 def is_generator(value: Any) -> bool:
     """True for a source of random numbers, NumPy's or CuPy's."""
     return hasattr(value, "random") and (hasattr(value, "bit_generator") or hasattr(value, "standard_normal"))
@@ -51,28 +56,17 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree) if is_array(tree) else tree
 
 
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Array]]:
+def leaves(tree: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Array]]:
     """Every array of a tree with its path ("[0].xhat"), objects' attributes included. Shared objects come once."""
-    yield from _leaves(tree, path, set())
-
-
-def _leaves(tree: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Array]]:
+    seen = set() if seen is None else seen
     if is_array(tree):
         yield path, tree
         return
-    if (
-        tree is None
-        or isinstance(tree, str | bytes | int | float | complex | type)
-        or callable(tree)
-        or is_generator(tree)
-    ):
-        return
-    if id(tree) in seen:
+    if callable(tree) or is_generator(tree) or id(tree) in seen:
         return
     seen.add(id(tree))
-    names = getattr(tree, "_fields", None) if isinstance(tree, tuple) else None
-    if names is not None:  # a named tuple
-        children = [(f".{name}", child) for name, child in zip(names, tree, strict=True)]
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):  # a named tuple
+        children = [(f".{name}", child) for name, child in zip(tree._fields, tree, strict=True)]
     elif isinstance(tree, tuple | list):
         children = [(f"[{number}]", child) for number, child in enumerate(tree)]
     elif isinstance(tree, dict):
@@ -80,7 +74,7 @@ def _leaves(tree: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Array]]
     else:
         children = [(f".{name}", child) for name, child in getattr(tree, "__dict__", {}).items()]
     for step, child in children:
-        yield from _leaves(child, path + step, seen)
+        yield from leaves(child, path + step, seen)
 
 
 def host_copies(tree: Any) -> list[np.ndarray]:
