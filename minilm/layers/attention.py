@@ -59,7 +59,7 @@ class MultiHeadAttention(Composite):
         number("attention: dropout", dropout, below=1)
         if positions is not None and positions.parameters():
             raise ValueError("attention: positions with parameters belong below the blocks, not inside attention")
-        self.width = width
+        self.width, self.heads, self.kv_heads = width, heads, kv_heads
         size = width // heads
         shared = 2 * kv_heads * size  # rows of k and v
         first = "q_proj" if cross else "in_proj"
