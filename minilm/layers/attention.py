@@ -18,14 +18,14 @@ import numpy as np
 from minilm.backend import Array
 from minilm.checks import number
 from minilm.layers.base import Gradients, merge, under_first_names
-from minilm.layers.chain import Chain, ChainCache, Composite
+from minilm.layers.chain import Chain, Composite
 from minilm.layers.heads import Heads
 from minilm.layers.linear import Linear
 from minilm.layers.positional import NoPositions, PositionalEncoding
 
 
 class MultiHeadAttentionCache(NamedTuple):
-    chain: ChainCache
+    chain: Any
     memory: Any  # of kv_proj
 
 
