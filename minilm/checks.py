@@ -1,19 +1,21 @@
-"""Checks of what users give: numbers, names out of a list, options. Each error names what was given and expected.
+"""Checks of what users give: whole numbers, numbers, names out of a list; then those that several ops share.
 
-NumPy's numbers are numbers; a bool is none. Options are fields of a dataclass, each with its meaning and its limits:
-one declaration serves the check, the command line and the tables of `minilm info`.
+Each error names what was given and expected. NumPy's numbers are numbers; a bool is none.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING
+from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from minilm.backend import Array, array_namespace, floating_namespace
+
+REDUCTIONS = ("mean", "sum", "none")  # of a loss
 
 
 def whole(name: str, value: Any, at_least: int = 0) -> int:
@@ -49,62 +51,54 @@ def unknown(what: str, given: Any, known: Iterable[str]) -> str:
     return f"{what} {given!r} is unknown; {meant}choose {', '.join(known)}"
 
 
-def option(
-    default: Any = MISSING,
-    help: str = "",
-    *,
-    at_least: float | None = None,
-    below: float = math.inf,
-    choices: Iterable[str] | None = None,
-) -> Any:
-    """A field of a dataclass of options: what it means, and what it may be. `check_options` holds values to it."""
-    limits = {"help": help, "at_least": at_least, "below": below, "choices": choices and tuple(choices)}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=default.copy, metadata=limits)
-    return dataclasses.field(default=default, metadata=limits)
+# ---- arguments of ops
 
 
-def check_options(options: Any) -> None:
-    """Hold each field of a dataclass instance to its type and to the limits that its `option` gives.
+def check_reduction(op: str, reduction: str) -> None:
+    """ValueError unless a loss can be reduced like that."""
+    one_of(f"{op}: reduction", reduction, REDUCTIONS)
 
-    Types are those of the annotation: int, float, bool, str, a tuple of texts, any of them `| None`. For use in
-    __post_init__; whole numbers given for floats become floats. Raises ValueError, naming the field.
+
+def check_dropout(name: str, p: float, rng: Any) -> None:
+    """ValueError unless p is a probability, and there is a generator to draw from where it is not 0."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name} = {p} is no probability; expected a number from 0 to 1")
+    if p > 0 and rng is None:
+        raise ValueError(f"{name} = {p} needs a generator; pass rng=minilm.backend.generator(seed)")
+
+
+def check_channels(op: str, x: Array, **per_channel: Array) -> ModuleType:
+    """The library of all arrays; ValueError unless x is (..., C) with C ≥ 1 and the others are (C,)."""
+    xp = floating_namespace(x, *per_channel.values())
+    if x.ndim < 1 or x.shape[-1] < 1:
+        raise ValueError(f"{op}: x has shape {x.shape}, expected (..., C) with at least one channel")
+    for name, array in per_channel.items():
+        if array.shape != x.shape[-1:]:
+            raise ValueError(f"{op}: {name} has shape {array.shape}, expected {x.shape[-1:]} to fit x {x.shape}")
+    return xp
+
+
+def check_broadcast(name: str, array: Array | None, to: tuple[int, ...]) -> None:
+    """ValueError unless `array` is None, or broadcasts to the shape `to`."""
+    if array is None:
+        return
+    fits = (n in (1, m) for n, m in zip(reversed(array.shape), reversed(to), strict=False))
+    if array.ndim > len(to) or not all(fits):
+        raise ValueError(f"{name} has shape {array.shape}, which does not broadcast to {to}")
+
+
+def check_lengths(name: str, lengths: Any, B: int, T: int) -> Array:
+    """`lengths` (B,), an array or list of integers in 0..T, as an array.
+
+    Values on a GPU are not looked at: the host would wait for it.
     """
-    for field in dataclasses.fields(options):
-        name, value, limits = field.name, getattr(options, field.name), field.metadata
-        kind, _, optional = str(field.type).partition(" | ")
-        if value is None:
-            if not optional:
-                raise ValueError(f"{name} is None, expected a value like {field.default!r}")
-        elif kind == "bool":
-            if not isinstance(value, bool):
-                raise ValueError(f"{name} is {value!r}, expected true or false")
-        elif kind == "str":
-            if limits.get("choices"):
-                one_of(name, value, limits["choices"])
-            elif not isinstance(value, str):
-                raise ValueError(f"{name} is {value!r}, expected a text")
-        elif kind == "int":
-            object.__setattr__(options, name, whole(name, value, limits.get("at_least") or 0))
-        elif kind == "float":
-            least = limits.get("at_least") or 0.0
-            object.__setattr__(options, name, number(name, value, least, limits.get("below", math.inf)))
-        elif kind.startswith("tuple[str"):
-            values = (value,) if isinstance(value, str) else tuple(value)
-            if not all(isinstance(item, str) for item in values):
-                raise ValueError(f"{name} is {value!r}, expected texts")
-            object.__setattr__(options, name, values)
-
-
-def make_options(kind: type, given: Mapping[str, Any], what: str) -> Any:
-    """An instance of the dataclass `kind`. Raises ValueError for a name that is no option of it; `what` has them."""
-    names = [field.name for field in dataclasses.fields(kind)]
-    for name in given:
-        if name not in names:
-            raise ValueError(unknown(f"option of {what}", name, names) if names else f"{what} has no option {name!r}")
-    return kind(**given)
-
-
-def shallow(options: Any) -> dict[str, Any]:
-    """The fields of a dataclass instance by name."""
-    return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    if isinstance(lengths, list | tuple):
+        lengths = np.asarray(lengths, dtype=None if len(lengths) else np.int64)
+    on_host = array_namespace(lengths) is np
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"{name} have dtype {lengths.dtype}, expected integers")
+    if lengths.shape != (B,):
+        raise ValueError(f"{name} have shape {lengths.shape}, expected ({B},): one for each sequence of the batch")
+    if on_host and (wrong := (lengths < 0) | (lengths > T)).any():
+        raise ValueError(f"{name}: got {lengths[wrong][0]} for sequence {wrong.argmax()}, expected 0..{T}")
+    return lengths

@@ -23,6 +23,8 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, cast
 
+Gradients = tuple[Any, ...]  # those of an op's arrays, in their order; None for one not given, or not asked for
+
 
 class Op(Protocol):
     """The forward of an op, `y, cache = op(...)`, and beside it `backward(dy, cache)`, the gradients of its arrays."""
@@ -111,6 +113,15 @@ def register(name: str, version: Version) -> None:
     if taken:
         raise ValueError(f"{name}: version {taken[0].name!r} has this name or cache type already; each needs its own")
     _versions.setdefault(name, []).append(version)
+
+
+def problem(check: Callable[..., Any], *args: Any, **options: Any) -> str | None:
+    """What `check` raises for these arguments, None where nothing: the reason to leave a call to the definition."""
+    try:
+        check(*args, **options)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def registered() -> Mapping[str, Op]:

@@ -15,7 +15,7 @@ import minilm.kernels
 
 # A package may import those on the lines above its own, and itself.
 FROM_THE_BOTTOM = [
-    ("backend", "checks", "files", "memory", "selection", "threads"),
+    ("backend", "checks", "files", "memory", "options", "selection", "threads"),
     ("data", "gradcheck"),
     ("ops", "text"),
     ("kernels", "layers"),

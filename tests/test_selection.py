@@ -12,7 +12,7 @@ import pytest
 import minilm
 import minilm.kernels  # must register in the real registry, not in a test's
 from minilm import selection
-from minilm.selection import Version, backward_of, op, reference, register, versions, which
+from minilm.selection import Version, backward_of, op, problem, reference, register, versions, which
 
 
 class DefinitionCache(NamedTuple):
@@ -149,6 +149,18 @@ def test_op_that_can_save_work_is_told_whether_a_cache_is_wanted(calls):
     assert frugal(SMALL)[1] is not None
     assert frugal(SMALL, cache=False)[1] is None
     assert calls == [True, False]
+
+
+def test_problem_is_what_a_check_raises():
+    def check(x, *, limit):
+        if x > limit:
+            raise ValueError(f"{x} is too large")
+
+    assert problem(check, 1, limit=2) is None
+    assert problem(check, 3, limit=2) == "3 is too large"
+    assert "not supported" in problem(check, None, limit=2)  # a TypeError
+    with pytest.raises(AttributeError):  # an error in the check itself is not swallowed
+        problem(lambda x: x.nothing, 1)
 
 
 def test_signature_shows_cache(double):

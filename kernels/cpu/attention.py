@@ -34,7 +34,8 @@ import numpy as np
 from minilm import threads
 from minilm.kernels.cpu.blocks import buffer_of, row_dot
 from minilm.memory import empty
-from minilm.selection import Version, register
+from minilm.ops.attention import check_attention
+from minilm.selection import Version, problem, register
 
 MINIMUM_SIZE = 1 << 13  # scores; below, the calls cost more than the work
 MINIMUM_QUERIES = 8  # below, as in decoding with a cache, copying v costs more than it saves
@@ -344,34 +345,17 @@ def refuses(
         return "serves NumPy arrays"
     if q.dtype not in (np.float32, np.float64) or not q.dtype == k.dtype == v.dtype:
         return "serves float32 and float64, the same for q, k and v"
-    if any(a.ndim != 4 for a in arrays) or k.shape[:3] != v.shape[:3]:
-        return "the shapes do not fit"
-    (B, H, Tq, D), (Hkv, Tk) = q.shape, k.shape[1:3]
-    if k.shape[0] != B or k.shape[3] != D or D == 0 or Hkv == 0 or H % Hkv:
-        return "the shapes do not fit"
+    if wrong := problem(check_attention, "attention", q, k, v, key_lengths, mask, bias, dropout, rng):
+        return wrong
+    (B, H, Tq, _), Tk = q.shape, k.shape[2]
     if B * H * Tq * Tk < MINIMUM_SIZE:
         return f"{B * H * Tq * Tk} scores are fewer than {MINIMUM_SIZE}"
     if Tq < MINIMUM_QUERIES:
         return f"{Tq} queries are fewer than {MINIMUM_QUERIES}"
     if bias is not None or dropout != 0:
         return "serves attention without bias and dropout"
-    return _refuses_masks(B, Tk, key_lengths, mask)
-
-
-def _refuses_masks(B: int, Tk: int, key_lengths: Any, mask: Any) -> str | None:
-    """The part of `refuses` that looks at masks."""
-    if mask is not None:
-        if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.ndim > 4:
-            return "the mask is no boolean NumPy array"
-        shape = (1,) * (4 - mask.ndim) + mask.shape
-        if not (shape[0] in (1, B) and shape[1] == shape[2] == 1 and shape[3] in (1, Tk)):
-            return f"serves masks (B, 1, 1, Tk), the same for all heads and queries; this one is {mask.shape}"
-    if key_lengths is not None:
-        if not isinstance(key_lengths, np.ndarray | list | tuple):
-            return "key_lengths are no host array"
-        lengths = np.asarray(key_lengths)
-        if lengths.shape != (B,) or lengths.dtype.kind not in "iu" or lengths.min() < 0 or lengths.max() > Tk:
-            return "key_lengths are no (B,) integers in 0..Tk"
+    if mask is not None and any(n != 1 for n in mask.shape[-3:-1]):
+        return f"serves masks (B, 1, 1, Tk), the same for all heads and queries; this one is {mask.shape}"
     return None
 
 

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.memory import empty
-from minilm.selection import Version, register
+from minilm.ops.conv1d import check_conv1d
+from minilm.selection import Version, problem, register
 
 MINIMUM_SIZE = 1 << 14  # numbers of x
 LARGEST_KERNEL = 16  # more products than that are too thin
@@ -47,10 +48,8 @@ def refuses(
         return "serves NumPy arrays"
     if x.dtype not in (np.float32, np.float64) or any(array.dtype != x.dtype for array in arrays):
         return "serves float32 and float64, the same for all arguments"
-    if x.ndim != 3 or weight.ndim != 3 or x.shape[2] != weight.shape[1] or padding not in ("same", "valid", "causal"):
-        return "the arguments do not fit"
-    if bias is not None and bias.shape != weight.shape[:1]:
-        return "the arguments do not fit"
+    if wrong := problem(check_conv1d, x, weight, bias, padding, stride, dilation):
+        return wrong
     if stride != 1 or dilation != 1:
         return f"serves stride and dilation 1, not {stride} and {dilation}"
     if not 1 <= weight.shape[2] <= min(LARGEST_KERNEL, x.shape[1]):
@@ -114,8 +113,8 @@ def _weight_gradient(drows: np.ndarray, padded: np.ndarray, K: int) -> np.ndarra
     flat = drows.reshape(B * P, Cout)
     total = np.zeros((Cout, K * Cin), drows.dtype)
     with np.errstate(invalid="ignore"):
-        for strand in range(K):
-            total += flat[strand::K].T @ _windows(padded, strand, K, B * P)
+        for first in range(K):
+            total += flat[first::K].T @ _windows(padded, first, K, B * P)
     if np.isfinite(total).all():
         return total
     steps, Tout = padded[: B * P].reshape(B, P, Cin), P - K + 1  # 0 · NaN is NaN: leave those windows out instead
@@ -133,8 +132,8 @@ def _correlate(steps: np.ndarray, matrix: np.ndarray, N: int) -> np.ndarray:
     """(N, Cout): each of the N windows of steps times the matrix (K·C, Cout)."""
     K = matrix.shape[0] // steps.shape[1]
     out = empty((N, matrix.shape[1]), steps.dtype)
-    for strand in range(K):
-        np.matmul(_windows(steps, strand, K, N), matrix, out=out[strand::K])
+    for first in range(K):
+        np.matmul(_windows(steps, first, K, N), matrix, out=out[first::K])
     return out
 
 

@@ -27,7 +27,8 @@ import numpy as np
 
 from minilm.kernels.cpu.blocks import exp_sums, moderate, spread_blocks
 from minilm.memory import empty
-from minilm.selection import Version, register
+from minilm.ops.cross_entropy import check_cross_entropy
+from minilm.selection import Version, problem, register
 
 BLOCK_BYTES = 1 << 19
 MINIMUM_SIZE = 1 << 15  # below, some hundredths of a millisecond are at stake: not worth leaving the text people read
@@ -63,12 +64,7 @@ def refuses(
         return "the logits are not contiguous"
     if reduction not in ("mean", "sum") or class_weights is not None or label_smoothing != 0:
         return "serves reduction mean or sum, without class weights and label smoothing"
-    if targets.shape != logits.shape[:-1] or targets.dtype.kind not in "iu":
-        return "targets are no class numbers of the logits' shape"
-    outside = (targets < 0) | (targets >= logits.shape[-1])
-    if (outside & (targets != ignore_index)).any():
-        return "a target is out of range"
-    return None
+    return problem(check_cross_entropy, logits, targets, ignore_index, label_smoothing, class_weights, reduction)
 
 
 def blocked_cross_entropy(

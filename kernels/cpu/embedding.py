@@ -1,9 +1,8 @@
 """The gradient of an embedding by rounds.
 
-Differs from the definition, whose tournament moves every row log₂ N times because a GPU may not be asked how often an
-id repeats. Here that is known: the rows of first occurrences are written to the table in one go, those of second
-occurrences added in one go, and so on; no id repeats within a round. What is left after `ROUNDS` rounds, a few frequent
-ids, is summed id by id, pairwise.
+Differs from the definition, which adds row after row: the rows of first occurrences are written to the table in one go,
+those of second occurrences added in one go, and so on; no id repeats within a round. What is left after `ROUNDS`
+rounds, a few frequent ids, is summed id by id, pairwise, which rounds less.
 
 Measured against the definition by `python -m benchmarks embedding`; the figures stand in benchmarks/results. The
 backward is bound by memory: the dense table is written twice where a row was looked up. It runs on one thread: two
@@ -23,7 +22,8 @@ import numpy as np
 
 from minilm.kernels.cpu.blocks import unserved
 from minilm.memory import empty, zeros
-from minilm.selection import Version, register
+from minilm.ops.embedding import check_embedding
+from minilm.selection import Version, problem, register
 
 MINIMUM_SIZE = 1 << 14  # numbers looked up
 ROUNDS = 8
@@ -40,16 +40,9 @@ class ByRoundsCache(NamedTuple):
 
 def refuses(ids: Any, weight: Any, padding_idx: int | None = None) -> str | None:
     """Why a call is left to the definition, wrong input included; None if it is served."""
-    reason = unserved(weight, 0)
-    if reason is None and not (isinstance(ids, np.ndarray) and ids.dtype.kind in "iu"):
-        reason = "ids are no host array of integers"
-    if reason is None and (weight.ndim != 2 or ids.size * weight.shape[1] < MINIMUM_SIZE):
-        reason = f"fewer than {MINIMUM_SIZE} numbers are looked up"
-    if reason is None and (ids.min() < 0 or ids.max() >= len(weight)):
-        reason = "an id is out of range"
-    if reason is None and padding_idx is not None and not -len(weight) <= padding_idx < len(weight):
-        reason = "padding_idx is out of range"
-    return reason
+    if reason := unserved(weight, 0) or problem(check_embedding, ids, weight, padding_idx):
+        return reason
+    return f"fewer than {MINIMUM_SIZE} numbers are looked up" if ids.size * weight.shape[1] < MINIMUM_SIZE else None
 
 
 def look_up(ids: np.ndarray, weight: np.ndarray, padding_idx: int | None = None) -> tuple[np.ndarray, ByRoundsCache]:

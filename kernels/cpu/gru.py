@@ -20,7 +20,7 @@ import numpy as np
 from minilm.kernels.cpu import recurrent
 from minilm.kernels.cpu.recurrent import Run
 from minilm.memory import empty
-from minilm.ops.recurrent import add_biases, check_arguments
+from minilm.ops.recurrent import check_arguments
 from minilm.selection import Version, register
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0")
@@ -61,8 +61,8 @@ def feature_major_gru(
     joined = None if b_hh is None else b_hh.copy()  # b_hr, b_hz, 0
     if b_hh is not None:
         b_hn[:, 0], joined[2 * H :] = b_hh[2 * H :], 0
-    inside, outside = recurrent.arrange(w_hh, w_ih, add_biases(b_ih, joined), ORDER, SCALE)
-    run = recurrent.begin(x, h0, H, lengths, reverse, kept=(T, 4))
+    inside, outside = recurrent.arrange(w_hh, w_ih, recurrent.add_biases(b_ih, joined), ORDER, SCALE)
+    run = recurrent.begin(x, h0, H, lengths, reverse, blocks=(T, 4))
     recurrent.project(run.inputs, outside, out=run.gates[:, :3].reshape(T, 3 * H, B))
     with recurrent.in_loop(w_hh, B):
         _steps(run, inside, b_hn)

@@ -22,7 +22,7 @@ import numpy as np
 from minilm.kernels.cpu import recurrent
 from minilm.kernels.cpu.recurrent import Run
 from minilm.memory import empty
-from minilm.ops.recurrent import add_biases, check_arguments
+from minilm.ops.recurrent import check_arguments
 from minilm.selection import Version, register
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0")
@@ -62,8 +62,8 @@ def feature_major_lstm(
     """y (B, T, H), h_n (B, H) and c_n (B, H), as the definition has them."""
     check_arguments("lstm", 4, x, w_hh, w_ih=w_ih, b_ih=b_ih, b_hh=b_hh, h0=h0, c0=c0)
     (B, T, _), H = x.shape, w_hh.shape[1]
-    inside, outside = recurrent.arrange(w_hh, w_ih, add_biases(b_ih, b_hh), ORDER, SCALE)
-    run = recurrent.begin(x, h0, H, lengths, reverse, kept=(T + 1, 5))
+    inside, outside = recurrent.arrange(w_hh, w_ih, recurrent.add_biases(b_ih, b_hh), ORDER, SCALE)
+    run = recurrent.begin(x, h0, H, lengths, reverse, blocks=(T + 1, 5))
     cells = run.gates[:, 0].reshape(T + 1, H, B)
     cells[0] = 0 if c0 is None else c0.T
     recurrent.project(run.inputs, outside, out=run.gates[:T, 1:].reshape(T, 4 * H, B))

@@ -65,14 +65,14 @@ def unserved(x: Any, w_ih: Any, w_hh: Any, *others: Any) -> str | None:
 # ---- forward
 
 
-def begin(x: np.ndarray, h0: np.ndarray | None, H: int, lengths: Any, reverse: bool, kept: tuple[int, int]) -> Run:
-    """A run over x (B, T, I) with its inputs and initial state. kept: steps and blocks of `gates`, not filled yet."""
+def begin(x: np.ndarray, h0: np.ndarray | None, H: int, lengths: Any, reverse: bool, blocks: tuple[int, int]) -> Run:
+    """A run over x (B, T, I) with its inputs and initial state; `gates`, of (steps, blocks of a step), isn't filled."""
     B, T, I = x.shape
     order = reading_order(x, lengths, reverse)
     inputs, states = empty((T, B, I), x.dtype), empty((T + 1, H, B), x.dtype)
     inputs[...] = _ordered(x, order)
     states[0] = 0 if h0 is None else h0.T
-    return Run(order, inputs, empty((*kept, H * B), x.dtype), states)
+    return Run(order, inputs, empty((*blocks, H * B), x.dtype), states)
 
 
 def arrange(
@@ -87,6 +87,13 @@ def arrange(
         np.multiply(w_ih[of], factor, out=outside[to, :I])
         outside[to, I] = 0 if bias is None else factor * bias[of]
     return inside, outside
+
+
+def add_biases(b_ih: np.ndarray | None, b_hh: np.ndarray | None) -> np.ndarray | None:
+    """Their sum, for gates in which the two always appear together."""
+    if b_ih is None or b_hh is None:
+        return b_hh if b_ih is None else b_ih
+    return b_ih + b_hh
 
 
 def project(inputs: np.ndarray, outside: np.ndarray, out: np.ndarray) -> None:
@@ -122,21 +129,21 @@ def outputs(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 def final(states: np.ndarray, order: Order) -> np.ndarray:
     """The state (B, H) after each sequence's last step, a copy. `states` (T + 1, H, B) begins with the initial one."""
-    if order.lengths is None:
+    if order.full:
         return states[-1].T.copy()
     return states[order.lengths, :, np.arange(states.shape[2])]
 
 
 def _ordered(x: np.ndarray, order: Order) -> np.ndarray:
     """x (B, T, C) in the order of the steps, (T, B, C): a view where no sequence is shorter than T."""
-    if order.lengths is not None:
+    if not order.full:
         return time_major(x, order)
     return (x[:, ::-1] if order.reverse else x).transpose(1, 0, 2)
 
 
 def _place(y: np.ndarray, rows: np.ndarray, order: Order) -> None:
     """The inverse: rows (T, B, C) into y (B, T, C)."""
-    if order.lengths is not None:
+    if not order.full:
         y[...] = batch_major(rows, order)
     else:
         (y[:, ::-1] if order.reverse else y)[...] = rows.transpose(1, 0, 2)
@@ -147,13 +154,13 @@ def _place(y: np.ndarray, rows: np.ndarray, order: Order) -> None:
 
 def spread_gradients(run: Run, dy: np.ndarray | None, dfinal: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
     """What reaches each state from outside the recurrence, (T + 1, H, B): dy its own, dfinal the last."""
-    dstates, lengths = empty(run.states.shape, dtype), run.order.lengths
+    dstates = empty(run.states.shape, dtype)
     dstates[0] = 0
     dstates[1:] = 0 if dy is None else _ordered(dy, run.order).transpose(0, 2, 1)
-    if dfinal is not None and lengths is None:
+    if dfinal is not None and run.order.full:
         dstates[-1] += dfinal.T
     elif dfinal is not None:
-        dstates[lengths, :, np.arange(len(dfinal))] += dfinal
+        dstates[run.order.lengths, :, np.arange(len(dfinal))] += dfinal
     return dstates
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from minilm.kernels.cpu import recurrent
 from minilm.kernels.cpu.recurrent import Run
 from minilm.memory import empty
-from minilm.ops.recurrent import add_biases, check_arguments
+from minilm.ops.recurrent import check_arguments
 from minilm.selection import Version, register
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0")
@@ -56,8 +56,8 @@ def feature_major_rnn(
 ) -> tuple[tuple[np.ndarray, np.ndarray], FeatureMajorRNNCache | None]:
     """y (B, T, H) and h_n (B, H), as the definition has them."""
     check_arguments("rnn", 1, x, w_hh, w_ih=w_ih, b_ih=b_ih, b_hh=b_hh, h0=h0)
-    inside, outside = recurrent.arrange(w_hh, w_ih, add_biases(b_ih, b_hh), order=(0,), scale=(1,))
-    run = recurrent.begin(x, h0, w_hh.shape[1], lengths, reverse, kept=(0, 0))  # the states are enough
+    inside, outside = recurrent.arrange(w_hh, w_ih, recurrent.add_biases(b_ih, b_hh), order=(0,), scale=(1,))
+    run = recurrent.begin(x, h0, w_hh.shape[1], lengths, reverse, blocks=(0, 0))  # the states are enough
     recurrent.project(run.inputs, outside, out=run.states[1:])
     with recurrent.in_loop(w_hh, len(x)):
         _steps(run.states, inside)

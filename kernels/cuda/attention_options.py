@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.backend import Array, array_namespace, asarray_like
+from minilm.backend import Array, array_namespace
 from minilm.kernels.cuda.philox import threshold_of
+from minilm.ops.attention import check_attention
 
 LOG2_E = math.log2(math.e)
 EXACT_HEAD_SIZES = (*range(16, 129, 8), 256)  # on plain cores
@@ -131,23 +132,21 @@ def check(
 
     Raises TypeError for a wrong library, dtype or generator, ValueError for everything else.
     """
+    lengths = check_attention(name, q, k, v, key_lengths, mask, bias, dropout, rng)
     dropout = float(dropout)
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"{name}: dropout = {dropout}; the kernels serve 0 <= dropout < 1")
-    if isinstance(key_lengths, list | tuple):
-        key_lengths = asarray_like(np.asarray(key_lengths, dtype=np.int64), q)
-    _check_arrays(name, q, k, v, dtypes, head_sizes)
-    array_namespace(q, k, v, key_lengths, mask, bias)
-    B, H, Tq, D = q.shape
-    Tk = k.shape[2]
-    key_lengths = _lengths(name, key_lengths, B, Tk)
-    _check_broadcast(name, "mask", mask, (B, H, Tq, Tk), "bool")
-    _check_broadcast(name, "bias", bias, (B, H, Tq, Tk), q.dtype.name)
-    scale = D**-0.5 if scale is None else float(scale)
+    if dropout == 1.0:
+        raise ValueError(f"{name}: dropout = 1.0; the kernels serve 0 <= dropout < 1")
+    _check_arrays(name, q, k, v, bias, dtypes, head_sizes)
+    for what, array in (("mask", mask), ("bias", bias)):
+        if array is not None:
+            _check_contiguous(name, what, array)
+    if lengths is not None:  # those on a device may be out of range: kernels clamp them
+        lengths = array_namespace(lengths).ascontiguousarray(lengths, dtype="int32")
+    scale = q.shape[3] ** -0.5 if scale is None else float(scale)
     if not math.isfinite(scale):
         raise ValueError(f"{name}: scale = {scale}, expected a finite number")
-    seed = _draw_seed(name, rng, dropout) if dropout > 0.0 else 0
-    options = AttentionOptions(bool(causal), key_lengths, mask, bias, scale, dropout, seed)
+    seed = _draw_seed(name, rng) if dropout > 0.0 else 0
+    options = AttentionOptions(bool(causal), lengths, mask, bias, scale, dropout, seed)
     return _pack(q, k, v, options)
 
 
@@ -221,27 +220,27 @@ def _strides(array: Array | None) -> tuple[np.int64, np.int64, np.int64, np.int6
 
 
 def _check_arrays(
-    name: str, q: Array, k: Array, v: Array, dtypes: Collection[str], head_sizes: Collection[int] | None
+    name: str,
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    dtypes: Collection[str],
+    head_sizes: Collection[int] | None,
 ) -> None:
-    array_namespace(q, k, v)
+    """What the kernels ask for besides the op's rules: dtypes, sizes, layout, one device."""
     if q.dtype.name not in dtypes:
         raise TypeError(
             f"{name}: q has dtype {q.dtype}; served are {', '.join(dtypes)}: convert with array.astype(...)"
         )
-    for letter, array in (("k", k), ("v", v)):
-        if array.dtype != q.dtype:
-            raise TypeError(f"{name}: {letter} has dtype {array.dtype}, q has {q.dtype}; expected one dtype for all")
-    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
-        raise ValueError(f"{name}: q {q.shape}, k {k.shape}, v {v.shape}; expected four axes each (B, H, T, D)")
-    B, H, Tq, D = q.shape
-    Hkv, Tk = k.shape[1:3]
-    if k.shape[0] != B or k.shape[3] != D or v.shape != k.shape:
+    for what, array in (("k", k), ("v", v), ("bias", bias)):
+        if array is not None and array.dtype != q.dtype:
+            raise TypeError(f"{name}: {what} has dtype {array.dtype}, q has {q.dtype}; expected one dtype for all")
+    if v.shape != k.shape:
         raise ValueError(
-            f"{name}: q {q.shape}, k {k.shape} and v {v.shape} do not fit; "
-            "expected (B, H, Tq, D), (B, Hkv, Tk, D) and the shape of k"
+            f"{name}: v {v.shape} does not fit k {k.shape}: the kernels serve values of the keys' head size"
         )
-    if Hkv == 0 or H == 0 or H % Hkv:
-        raise ValueError(f"{name}: {H} query heads over {Hkv} key/value heads; the second must divide the first")
+    D, rows = q.shape[3], max(q.shape[2], k.shape[2])
     if head_sizes is None:
         head_sizes = EXACT_HEAD_SIZES if q.dtype.name in EXACT_DTYPES else TENSOR_CORE_HEAD_SIZES
     if D not in head_sizes:
@@ -249,10 +248,8 @@ def _check_arrays(
             f"{name}: head size {D} is not served for {q.dtype}; served are multiples of 8 from 16 to 128"
             f"{' and 256' if 256 in head_sizes else ''}: pad with zeros (and pass scale=1/sqrt(D)), or use minilm.ops"
         )
-    if max(Tq, Tk) * D >= PER_HEAD:
-        raise ValueError(
-            f"{name}: {max(Tq, Tk)} rows of {D} numbers per head; the kernels index fewer than 2^31 numbers"
-        )
+    if rows * D >= PER_HEAD:
+        raise ValueError(f"{name}: {rows} rows of {D} numbers per head; the kernels index fewer than 2^31 numbers")
     for letter, array in (("q", q), ("k", k), ("v", v)):
         _check_memory(name, letter, array)
     _check_device(name, q, k, v)
@@ -282,35 +279,7 @@ def _check_device(name: str, *arrays: Array) -> None:
         raise ValueError(f"{name}: arrays lie on different devices ({sorted(map(str, devices))}); move them to one")
 
 
-def _check_broadcast(name: str, what: str, array: Array | None, to: tuple[int, ...], dtype: str) -> None:
-    if array is None:
-        return
-    if array.dtype.name != dtype:
-        meaning = " (True = may look)" if what == "mask" else ", the dtype of q"
-        raise TypeError(f"{name}: {what} has dtype {array.dtype}, expected {dtype}{meaning}")
-    shape = array.shape
-    fits = len(shape) <= 4 and all(n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False))
-    if not fits:
-        raise ValueError(f"{name}: {what} has shape {shape}, which does not broadcast to {to}")
-    _check_contiguous(name, what, array)
-
-
-def _lengths(name: str, key_lengths: Array | None, B: int, Tk: int) -> Array | None:
-    """(B,) int32. Host lengths are checked; those on a device aren't, which would wait for it: kernels clamp them."""
-    if key_lengths is None:
-        return None
-    if key_lengths.dtype.kind not in "iu":
-        raise TypeError(f"{name}: key_lengths have dtype {key_lengths.dtype}, expected integers")
-    if key_lengths.shape != (B,):
-        raise ValueError(f"{name}: key_lengths have shape {key_lengths.shape}, expected {(B,)}")
-    if isinstance(key_lengths, np.ndarray) and B and not (key_lengths.min() >= 0 and key_lengths.max() <= Tk):
-        raise ValueError(f"{name}: key_lengths are {key_lengths.tolist()}, expected 0..{Tk} for {Tk} keys")
-    return array_namespace(key_lengths).ascontiguousarray(key_lengths, dtype="int32")
-
-
-def _draw_seed(name: str, rng: Any, dropout: float) -> int:
-    if rng is None:
-        raise ValueError(f"{name}: dropout = {dropout} needs a generator; pass rng=minilm.backend.generator(seed)")
+def _draw_seed(name: str, rng: Any) -> int:
     if not isinstance(rng, np.random.Generator):
         raise TypeError(
             f"{name}: rng is a {type(rng).__module__}.{type(rng).__qualname__}, expected a numpy.random.Generator "

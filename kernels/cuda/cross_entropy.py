@@ -29,8 +29,8 @@ from minilm.kernels.cuda.rows import (
     real,
     row_defines,
 )
+from minilm.ops.cross_entropy import check_cross_entropy
 
-REDUCTIONS = ("mean", "sum", "none")
 ACCUMULATOR_THREADS = 1024  # as in cross_entropy.cu: one block adds up over the rows
 SCALE_LANES = 128  # of scale_gradient: one block per row, which streams
 
@@ -79,22 +79,19 @@ def cross_entropy(
     contiguous, options and shapes that don't fit, and a target that is no class (on a GPU asking would wait for the
     device: there the loss and the row's gradient become NaN).
     """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"cross_entropy: reduction {reduction!r} is unknown; choose one of {', '.join(REDUCTIONS)}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy: label_smoothing = {label_smoothing}, expected a number in [0, 1]")
-    xp = array_namespace(logits, targets, class_weights)
+    check_cross_entropy(logits, targets, ignore_index, label_smoothing, class_weights, reduction)
+    xp = array_namespace(logits)
     element_define("cross_entropy", logits.dtype)
     check_rows("cross_entropy", "logits", logits)
     if inplace and not cache:
         raise ValueError("cross_entropy: inplace=True without a cache makes no sense: no gradient would be written")
     if inplace and not getattr(logits.flags, "writeable", True):
         raise ValueError("cross_entropy: the logits are read-only; inplace=True would write to them")
-    targets = _checked_targets(logits, targets, ignore_index)
+    targets = targets.reshape(-1).astype(np.int64)  # (rows,)
     V = logits.shape[-1]
     rows = targets.size
     number = real(logits.dtype)
-    weights = _checked_weights(class_weights, V, number)
+    weights = None if class_weights is None else class_weights.astype(number)  # (V,)
     dlogits = (logits if inplace else xp.empty_like(logits)) if cache else None
     loss_shape = logits.shape[:-1] if reduction == "none" else ()
     loss = xp.empty(loss_shape, logits.dtype)
@@ -149,31 +146,6 @@ def cross_entropy_backward(dloss: Array | float, cache: FusedCrossEntropyCache) 
         sizes = (np.int64(rows), np.int32(V), np.int32(len(loss_shape) > 0))
         run(grid, block, (dlogits, dloss, scaled, *sizes, real(dlogits.dtype)(factor)))
     return scaled
-
-
-def _checked_targets(logits: Array, targets: Array, ignore_index: int) -> Array:
-    """The targets (rows,) as 64-bit integers."""
-    V = logits.shape[-1]
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(f"cross_entropy: logits {logits.shape} and targets {targets.shape} do not fit; "
-                         "expected (..., V) and (...)")  # fmt: skip
-    if targets.dtype.kind not in "iu":
-        raise TypeError(f"cross_entropy: targets have dtype {targets.dtype}, expected integers: class numbers")
-    targets = targets.reshape(-1).astype(np.int64)  # (rows,)
-    if isinstance(targets, np.ndarray):
-        invalid = ((targets < 0) | (targets >= V)) & (targets != ignore_index)
-        if invalid.any():
-            raise ValueError(f"cross_entropy: target {targets[invalid][0]} is out of range for V = {V} classes "
-                             f"(and is not ignore_index = {ignore_index})")  # fmt: skip
-    return targets
-
-
-def _checked_weights(class_weights: Array | None, V: int, number: type[np.floating]) -> Array | None:
-    if class_weights is None:
-        return None
-    if class_weights.shape != (V,):
-        raise ValueError(f"cross_entropy: class_weights have shape {class_weights.shape}, expected {(V,)}")
-    return class_weights.astype(number)
 
 
 def accumulator_defines(dtype: str, weighted: bool = False) -> dict[str, int]:

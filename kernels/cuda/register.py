@@ -41,21 +41,18 @@ from minilm.kernels.cuda.attention_options import (
     TENSOR_CORE_HEAD_SIZES,
     FusedAttentionCache,
 )
-from minilm.kernels.cuda.cross_entropy import (
-    REDUCTIONS,
-    FusedCrossEntropyCache,
-    cross_entropy,
-    cross_entropy_backward,
-)
+from minilm.kernels.cuda.cross_entropy import FusedCrossEntropyCache, cross_entropy, cross_entropy_backward
 from minilm.kernels.cuda.decode import attention_decode
+from minilm.kernels.cuda.embedding import TournamentCache, add_by_tournament, look_up
 from minilm.kernels.cuda.launch import MAX_GRID
 from minilm.kernels.cuda.rows import ACCESS_BYTES, ELEMENT_DEFINES, LONGEST_ROW
 from minilm.kernels.cuda.softmax import FusedSoftmaxCache, softmax, softmax_backward
-from minilm.selection import Version, register
+from minilm.ops.attention import check_attention
+from minilm.ops.cross_entropy import check_cross_entropy
+from minilm.selection import Version, problem, register
 
 NAME = "cuda.fused"
 AMPERE = 80  # compute capability times ten: the first with bfloat16 and the tensor-core instructions that are used
-WRONG = "the arguments do not fit; the definition says why"
 
 
 # ---- softmax
@@ -101,15 +98,8 @@ def cross_entropy_refuses(
     reason = _not_served(logits)
     if reason is not None:
         return reason
-    if not _is_cupy(targets) or targets.dtype.kind not in "iu" or targets.shape != logits.shape[:-1]:
-        return WRONG
-    if class_weights is not None and not (
-        _is_cupy(class_weights) and class_weights.dtype.kind in "fiub" and class_weights.shape == logits.shape[-1:]
-    ):
-        return WRONG
-    if reduction not in REDUCTIONS or not 0 <= label_smoothing <= 1:
-        return WRONG
-    return _rows_refused(logits)
+    options = ignore_index, label_smoothing, class_weights, reduction
+    return problem(check_cross_entropy, logits, targets, *options) or _rows_refused(logits)
 
 
 def _cross_entropy(
@@ -138,8 +128,10 @@ def attention_refuses(
     reason = _not_served(q)
     if reason is not None:
         return reason
-    if any(not _is_cupy(array) or array.dtype != q.dtype for array in (k, v)) or not _shapes_fit(q, k, v):
-        return WRONG
+    if wrong := problem(check_attention, "attention", q, k, v, key_lengths, mask, bias, dropout, rng):
+        return wrong
+    if any(array is not None and array.dtype != q.dtype for array in (k, v, bias)):
+        return "serves one dtype for all of q, k, v and bias"
     if v.shape != k.shape:
         return f"serves values of the keys' head size {k.shape[3]}, not {v.shape[3]}"
     dtype, D = q.dtype.name, q.shape[3]
@@ -153,7 +145,16 @@ def attention_refuses(
         return f"more than {MAX_GRID[1]} sequences or heads"
     if k.size == 0:
         return "there are no keys"
-    return _options_refused(q, k, key_lengths, mask, bias, scale) or _dropout_refused(dropout, rng)
+    if scale is not None and not math.isfinite(scale):
+        return f"serves a finite scale, not {scale}"
+    if dropout == 1.0:
+        return f"serves dropout below 1, not {dropout}"
+    if dropout > 0.0 and not isinstance(rng, np.random.Generator):
+        return (
+            f"rng is a {type(rng).__module__}.{type(rng).__qualname__}: the seed would have to be read back from the "
+            "device, which waits for it; pass a numpy.random.Generator"
+        )
+    return None
 
 
 def _attention(
@@ -183,48 +184,16 @@ def _attention_backward(
     return attention_backward(_as_memory(dy), cache, wrt)
 
 
-def _shapes_fit(q: Array, k: Array, v: Array) -> bool:
-    if not q.ndim == k.ndim == v.ndim == 4:
-        return False
-    heads_fit = k.shape[1] > 0 and q.shape[1] % k.shape[1] == 0
-    return heads_fit and k.shape[0] == q.shape[0] and k.shape[3] == q.shape[3] and v.shape[:3] == k.shape[:3]
-
-
 def _and_256(dtype: str) -> str:
     return " and 256" if dtype in EXACT_DTYPES else ""
 
 
-def _options_refused(q: Array, k: Array, key_lengths: Any, mask: Any, bias: Any, scale: float | None) -> str | None:
-    B, H, Tq, _ = q.shape
-    to = (B, H, Tq, k.shape[2])
-    for array, dtype in ((mask, "bool"), (bias, q.dtype.name)):
-        if array is not None and not (_is_cupy(array) and array.dtype.name == dtype and _broadcasts(array.shape, to)):
-            return WRONG
-    if key_lengths is not None and not isinstance(key_lengths, list | tuple):
-        if not _is_cupy(key_lengths) or key_lengths.dtype.kind not in "iu" or key_lengths.shape != (B,):
-            return WRONG
-    elif key_lengths is not None and len(key_lengths) != B:
-        return WRONG
-    return None if scale is None or math.isfinite(scale) else f"serves a finite scale, not {scale}"
+# ---- embedding
 
 
-def _dropout_refused(dropout: float, rng: Any) -> str | None:
-    if dropout == 0.0:
-        return None
-    if not 0.0 < dropout < 1.0:
-        return f"serves dropout from 0 up to, but not including, 1, not {dropout}"
-    if rng is None:
-        return WRONG
-    if not isinstance(rng, np.random.Generator):
-        return (
-            f"rng is a {type(rng).__module__}.{type(rng).__qualname__}: the seed would have to be read back from the "
-            "device, which waits for it; pass a numpy.random.Generator"
-        )
-    return None
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False))
+def embedding_refuses(ids: Any, weight: Any, padding_idx: int | None = None) -> str | None:
+    """Why a call of `ops.embedding` is left to the definition; None if it is served."""
+    return None if _is_cupy(weight) else "serves CuPy arrays"
 
 
 # ---- what all have in common
@@ -268,4 +237,5 @@ register(
     "cross_entropy",
     Version(NAME, _cross_entropy, cross_entropy_backward, FusedCrossEntropyCache, cross_entropy_refuses),
 )
+register("embedding", Version("cuda.tournament", look_up, add_by_tournament, TournamentCache, embedding_refuses))
 register("attention", Version(NAME, _attention, _attention_backward, FusedAttentionCache, attention_refuses))

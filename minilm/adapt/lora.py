@@ -27,7 +27,6 @@ import numpy as np
 from minilm.adapt.method import HEAD, Method
 from minilm.adapt.wrapping import Site, Wrapper, listed, matching_parameters, refuse_adapted, sites, wrap
 from minilm.backend import Array, array_namespace, asarray_like, generator
-from minilm.checks import check_options, option
 from minilm.layers.base import Gradients, Layer, merge
 from minilm.layers.embedding import Embedding
 from minilm.layers.initialization import uniform
@@ -35,6 +34,7 @@ from minilm.layers.linear import Linear
 from minilm.layers.positional import PositionalEncoding
 from minilm.ops.dropout import DropoutCache, dropout, dropout_backward
 from minilm.ops.linear import LinearCache, linear, linear_backward
+from minilm.options import check_options, option
 
 
 class LoRA(Wrapper):

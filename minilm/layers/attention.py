@@ -100,7 +100,7 @@ class MultiHeadAttention(Composite):
         if self.reads_memory:
             options["memory"], projected = self.kv_proj.forward(memory, train=train, cache=cache, rng=rng)
         y, own = self.chain.forward(x, train=train, cache=cache, rng=rng, attention=options)
-        return y, MultiHeadAttentionCache(own, projected) if cache else None
+        return y, None if own is None else MultiHeadAttentionCache(own, projected)
 
     def backward(
         self, dy: Array, cache: MultiHeadAttentionCache, *, need_dx: bool = True, need_dmemory: bool | None = None

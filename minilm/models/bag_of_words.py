@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.backend import Array, array_namespace
-from minilm.checks import check_options, one_of, option, whole
+from minilm.checks import one_of, whole
 from minilm.layers.base import Gradients
 from minilm.models.backbone import Backbone
 from minilm.models.classifier import Classifier
 from minilm.ops.embedding import embedding, embedding_backward
+from minilm.options import check_options, option
 
 WEIGHTINGS = ("count", "binary", "frequency")
 

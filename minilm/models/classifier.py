@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array, array_namespace
-from minilm.checks import check_options, option, whole
+from minilm.checks import whole
 from minilm.layers.base import Gradients, Layer
 from minilm.layers.chain import ChainCache, Composite
 from minilm.layers.linear import Linear
@@ -29,6 +29,7 @@ from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
 from minilm.ops.pool import POOLINGS
 from minilm.ops.sigmoid import sigmoid
 from minilm.ops.softmax import softmax
+from minilm.options import check_options, option
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array
-from minilm.checks import check_options, option
 from minilm.layers.base import Gradients
 from minilm.layers.chain import ChainCache, Composite
 from minilm.layers.linear import Linear, TiedLinear
 from minilm.models.backbone import Backbone, BackboneState, LossCache
 from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
+from minilm.options import check_options, option
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array
-from minilm.checks import check_options, one_of, option
+from minilm.checks import one_of
 from minilm.layers.attention import MultiHeadAttention
 from minilm.layers.base import Gradients
 from minilm.layers.chain import Chain, ChainCache
@@ -28,6 +28,7 @@ from minilm.layers.padding import ZeroPadding
 from minilm.layers.positional import KINDS, positional_encoding
 from minilm.layers.recurrent import GRU, LSTM, RNN
 from minilm.models.backbone import Backbone, positive
+from minilm.options import check_options, option
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 

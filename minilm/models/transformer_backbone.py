@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array
-from minilm.checks import check_options, one_of, option
+from minilm.checks import one_of
 from minilm.layers.activation import ACTIVATIONS
 from minilm.layers.chain import Chain, Stack
 from minilm.layers.dropout import Dropout
@@ -22,6 +22,7 @@ from minilm.layers.initialization import normal
 from minilm.layers.positional import KINDS, positional_encoding
 from minilm.layers.transformer import NORMS, TransformerEncoderBlock, make_norm
 from minilm.models.backbone import Backbone, positive
+from minilm.options import check_options, option
 
 
 @dataclass(frozen=True)

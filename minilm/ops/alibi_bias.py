@@ -6,8 +6,6 @@
 of two]
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from minilm.backend import Array, array_namespace
@@ -24,15 +22,9 @@ def alibi_bias(H: int, Tq: int, Tk: int, dtype: str = "float32", *, like: Array 
     if H < 1 or Tq < 0 or Tk < 0:
         raise ValueError(f"alibi_bias: H is {H}, Tq is {Tq}, Tk is {Tk}; expected H >= 1 and lengths >= 0")
     xp = np if like is None else array_namespace(like)
-    slopes = xp.asarray(_alibi_slopes(H), dtype=dtype)  # (H,)
+    n = 1 << (H.bit_length() - 1)  # the largest power of two up to H
+    powers = [8 * (h + 1) / n for h in range(n)] + [4 * (h + 1) / n for h in range(0, 2 * n, 2)]
+    slopes = xp.asarray([2.0**-power for power in powers[:H]], dtype=dtype)  # (H,)
     place = xp.arange(Tk - Tq, Tk)  # (Tq,)  where the queries stand among the keys
     distance = xp.absolute(place[:, None] - xp.arange(Tk)).astype(dtype)  # (Tq, Tk)
     return -slopes[:, None, None] * distance  # (H, Tq, Tk)
-
-
-def _alibi_slopes(H: int) -> list[float]:
-    """A geometric sequence that starts at 2^(−8/n), its own ratio."""
-    n = 1 << (H.bit_length() - 1)  # the largest power of two up to H
-    slopes = [2.0 ** (-8.0 * (h + 1) / n) for h in range(n)]
-    between = [2.0 ** (-4.0 * (h + 1) / n) for h in range(0, 2 * n, 2)]
-    return slopes + between[: H - n]

@@ -1,6 +1,6 @@
-"""Scaled dot-product attention with every mask, grouped heads and a bias: the plain definition.
+"""Scaled dot-product attention with every mask, grouped heads and a bias.
 
-    S = scale · q kᵀ + bias      P = softmax over the visible keys of S      y = P v
+    S = scale · q kᵀ + bias      P = softmax over the visible keys of S      y = P̃ v,  P̃ = dropout(P)
 
     q (B, H, Tq, D)    k (B, Hkv, Tk, D)    v (B, Hkv, Tk, Dv)    y (B, H, Tq, Dv)
 
@@ -22,33 +22,32 @@ nothing, count as zeros whatever they hold, NaN included. A bias of −∞ is a 
 [Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1; Ainslie et al. 2023, "GQA", section 2.2]
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Sequence
 from math import inf
-from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from minilm.backend import Array, array_namespace, floating_namespace, uniform
-from minilm.selection import backward_of, op
+from minilm.backend import Array, array_namespace, asarray_like, floating_namespace
+from minilm.checks import check_broadcast, check_dropout, check_lengths
+from minilm.ops.dropout import DropoutCache
+from minilm.ops.dropout import dropout as drop
+from minilm.ops.softmax import shifted_exponential
+from minilm.selection import Gradients, backward_of, op, reference
 
 
 class AttentionCache(NamedTuple):
-    """What backward reads. P is kept, once, (B·H·Tq·Tk numbers) rather than recomputed: no second product and softmax.
+    """P and P̃, B·H·Tq·Tk numbers each (one array without dropout), are kept: no second product and softmax.
 
-    Dropout adds its mask (a byte a weight). q, k, v are borrowed, or copies where hidden rows were zeroed.
+    Copies of q, k and v, with zeros in what is hidden; k and v repeated, one per query head.
     """
 
-    q: Array  # (B, H, Tq, D)
-    k: Array  # (B, Hkv, Tk, D)
-    v: Array  # (B, Hkv, Tk, Dv)
-    y: Array  # (B, H, Tq, Dv)     for Σ_j P_ij ∂L/∂P_ij = dy_i · y_i
-    weights: Array  # (B, H, Tq, Tk)  P, before dropout
-    kept: Array | None  # (B, H, Tq, Tk)  boolean, what dropout left
-    keep_scale: float  # 1 / (1 − dropout), 0 where everything is dropped
+    queries: Array  # (B, H, Tq, D)
+    keys: Array  # (B, H, Tk, D)
+    values: Array  # (B, H, Tk, Dv)
+    weights: Array  # (B, H, Tq, Tk)  P
+    dropped: Array  # (B, H, Tq, Tk)  P̃
+    drawn: DropoutCache
     scale: float
+    Hkv: int
     bias_shape: tuple[int, ...] | None
 
 
@@ -65,8 +64,7 @@ def attention(
     scale: float | None = None,
     dropout: float = 0.0,
     rng: Any = None,
-    cache: bool = True,
-) -> tuple[Array, AttentionCache | None]:
+) -> tuple[Array, AttentionCache]:
     """y = dropout(softmax(scale · q kᵀ + bias)) v over the visible keys; y (B, H, Tq, Dv).
 
     causal       query i sees keys j ≤ i + Tk − Tq
@@ -76,167 +74,110 @@ def attention(
     scale        1/√D by default
     dropout      the probability with which a weight is set to 0, the others times 1/(1 − dropout); drawn from `rng`
 
-    Masks of all kinds combine: a key is seen where each allows it. Without a cache P is not kept.
+    Masks of all kinds combine: a key is seen where each allows it.
     Raises ValueError where shapes do not fit, TypeError for a mask that is not boolean or lengths that are no integers.
     """
-    xp, key_lengths, scale = _check(q, k, v, key_lengths, mask, bias, scale)
-    dropout = float(dropout)
-    if not 0.0 <= dropout <= 1.0:
-        raise ValueError(f"attention: dropout = {dropout} is no probability; expected 0 <= dropout <= 1")
-    if dropout > 0.0 and rng is None:
-        raise ValueError(f"attention: dropout = {dropout} needs a generator; pass rng=minilm.backend.generator(seed)")
-    visible = _visible(xp, q, k, causal, key_lengths, mask, bias)
-    only_causal = causal and key_lengths is None and mask is None and bias is None
-    if visible is not None and not (only_causal and q.shape[2] <= k.shape[2]):  # there, every row sees and is seen
-        q, k, v = _zero_hidden(visible, q, k, v)
-    weights = _weights(xp, q, k, visible, bias, scale)  # (B, H, Tq, Tk)
-
-    kept, keep_scale, dropped = None, 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0, weights
-    if dropout > 0.0:
-        kept = uniform(rng, weights.shape, like=weights) >= dropout
-        dropped = weights * kept
-    y = _join(_split(dropped, k) @ v[:, :, None])  # (B, H, Tq, Dv)
-    if dropout > 0.0:
-        y = y * keep_scale  # here, and not on the weights: Dv numbers a row instead of Tk
-    if not cache:
-        return y, None
-    return y, AttentionCache(q, k, v, y, weights, kept, keep_scale, scale, None if bias is None else bias.shape)
+    xp = floating_namespace(q, k, v, bias)
+    lengths = check_attention("attention", q, k, v, key_lengths, mask, bias, dropout, rng)
+    (_, H, _, D), (_, Hkv, Tk, _) = q.shape, k.shape
+    factor = D**-0.5 if scale is None else float(scale)
+    visible = _visible(q, k, causal, lengths, mask, bias)  # (B, H, Tq, Tk)
+    seeing, seen = visible.any(axis=3)[..., None], visible.any(axis=2)[..., None]  # (B, H, Tq, 1), (B, H, Tk, 1)
+    queries = xp.where(seeing, q, 0.0)  # (B, H, Tq, D)  zeros, since in a product 0 · NaN would be NaN
+    keys = xp.where(seen, xp.repeat(k, H // Hkv, axis=1), 0.0)  # (B, H, Tk, D)
+    values = xp.where(seen, xp.repeat(v, H // Hkv, axis=1), 0.0)  # (B, H, Tk, Dv)
+    products = factor * (queries @ keys.swapaxes(-1, -2))  # (B, H, Tq, Tk)
+    scores = xp.where(visible, products if bias is None else products + bias, -inf)
+    weights = _softmax(scores) if Tk else scores  # without keys there is no maximum to take
+    dropped, drawn = drop(weights, dropout, rng)
+    y = dropped @ values  # (B, H, Tq, Dv)
+    bias_shape = None if bias is None else bias.shape
+    return y, AttentionCache(queries, keys, values, weights, dropped, drawn, factor, Hkv, bias_shape)
 
 
 @backward_of(attention)
-def attention_backward(
-    dy: Array, cache: AttentionCache, wrt: Container[str] = ("q", "k", "v", "bias")
-) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-    """With P̃ the weights after dropout, dP̃ = dy vᵀ, and M the dropout mask divided by 1 − dropout:
+def attention_backward(dy: Array, cache: AttentionCache, wrt: Container[str] = ("q", "k", "v", "bias")) -> Gradients:
+    """With M the dropout mask divided by 1 − dropout:
 
-        dv = P̃ᵀ dy        dP = M ∘ dP̃        dS_ij = P_ij (dP_ij − Σ_k P_ik dP_ik)
+        dv = P̃ᵀ dy        dP̃ = dy vᵀ        dP = M ∘ dP̃        dS_ij = P_ij (dP_ij − Σ_k P_ik dP_ik)
         dq = scale · dS k        dk = scale · dSᵀ q        dbias = dS
 
-    The sum is Σ_k P_ik dP_ik = Σ_k P̃_ik dP̃_ik = dy_i · y_i: one dot product over Dv. It is the softmax's own gradient,
-    what normalising the row takes away. Masked pairs have P = 0, hence dS = 0.
-    dk and dv are summed over the query heads of a group, dbias over the axes along which the bias was broadcast.
-    Returns (dq, dk, dv, dbias), None for what `wrt` does not name and for a bias that was not given.
+    Masked pairs have P = 0, hence dS = 0. dk and dv are summed over the query heads of a group, dbias over the axes
+    along which the bias was broadcast. Returns (dq, dk, dv, dbias), None for what `wrt` does not name and for a bias
+    that was not given.
     """
-    q, k, v, y, weights, kept, keep_scale, scale, bias_shape = cache
-    dq = dk = dv = dbias = None
-    delta = (dy * y).sum(axis=-1, keepdims=True)  # (B, H, Tq, 1)
-    if kept is not None:
-        dy = dy * keep_scale
-    if "v" in wrt:
-        dropped = weights if kept is None else weights * kept
-        dv = _sum_group(_split(dropped, k).swapaxes(-1, -2) @ _split(dy, k))  # (B, Hkv, Tk, Dv)
-    wants_bias = bias_shape is not None and "bias" in wrt
-    if not (wants_bias or "q" in wrt or "k" in wrt):
-        return dq, dk, dv, dbias
-
-    dweights = _join(_split(dy, k) @ v[:, :, None].swapaxes(-1, -2))  # (B, H, Tq, Tk)
-    if kept is not None:
-        dweights *= kept
-    dscores = dweights - delta
-    dscores *= weights  # in place: a new array, and its dtype is that of y, which P went into
-    grouped = _split(dscores, k)  # (B, Hkv, G, Tq, Tk)
-    if "q" in wrt:
-        dq = _join(grouped @ k[:, :, None]) * scale  # (B, H, Tq, D)
-    if "k" in wrt:
-        dk = _sum_group(grouped.swapaxes(-1, -2) @ _split(q, k)) * scale  # (B, Hkv, Tk, D)
-    if wants_bias:
-        dbias = _sum_to(dscores, bias_shape)
+    queries, keys, values, weights, dropped, drawn, scale, Hkv, bias_shape = cache
+    ddropped = dy @ values.swapaxes(-1, -2)  # (B, H, Tq, Tk)
+    dweights = drop.backward(ddropped, drawn)
+    through_sum = (weights * dweights).sum(axis=-1, keepdims=True)  # (B, H, Tq, 1)
+    dscores = weights * (dweights - through_sum)  # (B, H, Tq, Tk)
+    dq = scale * (dscores @ keys) if "q" in wrt else None  # (B, H, Tq, D)
+    dk = _sum_groups(scale * (dscores.swapaxes(-1, -2) @ queries), Hkv) if "k" in wrt else None  # (B, Hkv, Tk, D)
+    dv = _sum_groups(dropped.swapaxes(-1, -2) @ dy, Hkv) if "v" in wrt else None  # (B, Hkv, Tk, Dv)
+    dbias = _sum_to(dscores, bias_shape) if bias_shape is not None and "bias" in wrt else None
     return dq, dk, dv, dbias
 
 
-def attention_weights(
-    q: Array,
-    k: Array,
-    *,
-    causal: bool = False,
-    key_lengths: Array | Sequence[int] | None = None,
-    mask: Array | None = None,
-    bias: Array | None = None,
-    scale: float | None = None,
-) -> Array:
-    """P (B, H, Tq, Tk), the weights of `attention` with the same options, for pictures: rows sum to 1, or to 0."""
-    xp, key_lengths, scale = _check(q, k, k, key_lengths, mask, bias, scale)
-    visible = _visible(xp, q, k, causal, key_lengths, mask, bias)
-    q, k, _ = (q, k, k) if visible is None else _zero_hidden(visible, q, k, k)
-    return _weights(xp, q, k, visible, bias, scale)
+def attention_weights(q: Array, k: Array, **options: Any) -> Array:
+    """P (B, H, Tq, Tk), for pictures: rows sum to 1, or to 0. Options: those of `attention` but dropout."""
+    with reference():  # whose cache holds P
+        return attention(q, k, k, **options)[1].weights
 
 
-# ---- scores and masks
-
-
-def _weights(xp: ModuleType, q: Array, k: Array, visible: Array | None, bias: Array | None, scale: float) -> Array:
-    """softmax(scale · q kᵀ + bias) over the visible keys. One array (B, H, Tq, Tk), worked on in place."""
-    scores = _join(_split(q * scale, k) @ k[:, :, None].swapaxes(-1, -2))  # (B, H, Tq, Tk)
-    if bias is not None:
-        scores = scores + bias  # not in place: a complex bias may meet real scores
-    if visible is not None:
-        xp.copyto(scores, -inf, where=~visible)
-    if scores.shape[-1] == 0:
-        return scores  # no keys: there is no maximum to take
-    peak = scores.real.max(axis=-1, keepdims=True)  # (B, H, Tq, 1)
-    scores -= xp.where(peak == -inf, 0.0, peak)  # a row that sees nothing: −∞ − (−∞) would be NaN
-    xp.exp(scores, out=scores)
-    total = scores.sum(axis=-1, keepdims=True)  # (B, H, Tq, 1)  at least exp(0) = 1 where there is a visible key
-    scores /= xp.where(total == 0.0, 1.0, total)
-    return scores
-
-
-def _visible(
-    xp: ModuleType,
-    q: Array,
-    k: Array,
-    causal: bool,
-    key_lengths: Array | None,
-    mask: Array | None,
-    bias: Array | None,
+def check_attention(
+    name: str, q: Array, k: Array, v: Array, key_lengths: Any, mask: Any, bias: Any, dropout: float, rng: Any
 ) -> Array | None:
-    """All masks as one boolean array of four axes that broadcasts to (B, H, Tq, Tk); None where all is visible."""
-    Tq, Tk = q.shape[2], k.shape[2]
-    allowed = []
+    """The rules for attention's arguments, dtypes of numbers apart. Returns the lengths as an array of q's library.
+
+    Raises TypeError for a mask or lengths of a wrong dtype or library, ValueError for everything else.
+    """
+    array_namespace(q, k, v)
+    fit = q.ndim == k.ndim == v.ndim == 4 and k.shape[::3] == q.shape[::3] and v.shape[:3] == k.shape[:3]
+    if not fit or q.shape[3] == 0:
+        expected = "(B, H, Tq, D), (B, Hkv, Tk, D) and (B, Hkv, Tk, Dv) with D >= 1"
+        raise ValueError(f"{name}: q {q.shape}, k {k.shape} and v {v.shape} do not fit; expected {expected}")
+    (B, H, Tq, _), (Hkv, Tk) = q.shape, k.shape[1:3]
+    if Hkv == 0 or H == 0 or H % Hkv:
+        raise ValueError(f"{name}: {H} query heads over {Hkv} key/value heads; the second must divide the first")
+    if mask is not None and mask.dtype.kind != "b":
+        raise TypeError(f"{name}: mask has dtype {mask.dtype}, expected bool (True = may look)")
+    check_broadcast(f"{name}: mask", mask, (B, H, Tq, Tk))
+    check_broadcast(f"{name}: bias", bias, (B, H, Tq, Tk))
+    check_dropout(f"{name}: dropout", dropout, rng)
+    lengths = None if key_lengths is None else check_lengths(f"{name}: key_lengths", key_lengths, B, Tk)
+    if lengths is not None and isinstance(key_lengths, list | tuple):
+        lengths = asarray_like(lengths, q)
+    array_namespace(q, mask, bias, lengths)
+    return lengths
+
+
+def _visible(q: Array, k: Array, causal: bool, lengths: Array | None, mask: Array | None, bias: Array | None) -> Array:
+    """Which query sees which key, all masks together: boolean (B, H, Tq, Tk)."""
+    xp = array_namespace(q)
+    (B, H, Tq, _), Tk = q.shape, k.shape[2]
+    query, key = xp.arange(Tq)[:, None], xp.arange(Tk)  # (Tq, 1), (Tk,)
+    visible = xp.ones((B, H, Tq, Tk), bool)
     if causal:
-        allowed.append(xp.tri(Tq, Tk, Tk - Tq, dtype=bool)[None, None])  # (1, 1, Tq, Tk)
-    if key_lengths is not None:
-        allowed.append((xp.arange(Tk) < key_lengths[:, None])[:, None, None])  # (B, 1, 1, Tk)
+        visible = visible & (key <= query + Tk - Tq)
+    if lengths is not None:
+        visible = visible & (key < lengths[:, None])[:, None, None]  # (B, 1, 1, Tk)
     if mask is not None:
-        allowed.append(mask.reshape((1,) * (4 - mask.ndim) + mask.shape))
+        visible = visible & mask
     if bias is not None:
-        allowed.append((bias.real != -inf).reshape((1,) * (4 - bias.ndim) + bias.shape))
-    if not allowed:
-        return None
-    visible = allowed[0]
-    for other in allowed[1:]:
-        visible = visible & other
+        visible = visible & (bias.real != -inf)
     return visible
 
 
-def _zero_hidden(visible: Array, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
-    """Zero the rows of q that see nothing, of k and v that nobody sees: in a product 0 · NaN would be NaN."""
-    xp = array_namespace(q)
-    seeing = visible.any(axis=3)  # (B|1, H|1, Tq|1)
-    seen = visible.any(axis=2)  # (B|1, H|1, Tk|1)
-    if seen.shape[1] > 1:
-        seen = _split(seen, k).any(axis=2)  # (B|1, Hkv, Tk|1)  by one head of the group
-    zeroed = [xp.where(rows[..., None], x, 0.0) for rows, x in ((seeing, q), (seen, k), (seen, v))]
-    return zeroed[0], zeroed[1], zeroed[2]
+def _softmax(scores: Array) -> Array:
+    """Along the last axis; zeros in a row of all −∞."""
+    _, e, total, _ = shifted_exponential(scores, axis=-1)
+    return e / total
 
 
-# ---- grouped heads: views, no copies of k and v
-
-
-def _split(x: Array, k: Array) -> Array:
-    """(B, H, ...) as (B, Hkv, G, ...): the heads that share a key/value head side by side."""
-    Hkv = k.shape[1]
-    return x.reshape(x.shape[0], Hkv, x.shape[1] // Hkv, *x.shape[2:])
-
-
-def _join(x: Array) -> Array:
-    """(B, Hkv, G, ...) as (B, H, ...)."""
-    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
-
-
-def _sum_group(x: Array) -> Array:
-    """(B, Hkv, G, ...) summed over G."""
-    return x[:, :, 0] if x.shape[2] == 1 else x.sum(axis=2)
+def _sum_groups(x: Array, Hkv: int) -> Array:
+    """(B, H, Tk, D) summed over the query heads of each group: (B, Hkv, Tk, D)."""
+    B, H, Tk, D = x.shape
+    return x.reshape(B, Hkv, H // Hkv, Tk, D).sum(axis=2)
 
 
 def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
@@ -244,46 +185,3 @@ def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     padded = (1,) * (x.ndim - len(shape)) + tuple(shape)
     axes = tuple(axis for axis, n in enumerate(padded) if n == 1 and x.shape[axis] != 1)
     return (x.sum(axis=axes) if axes else x).reshape(shape)
-
-
-# ---- what was given
-
-
-def _check(
-    q: Array, k: Array, v: Array, key_lengths: Any, mask: Array | None, bias: Array | None, scale: float | None
-) -> tuple[ModuleType, Array | None, float]:
-    """Validate everything; returns the array library, the lengths as an array, and the scale."""
-    xp = floating_namespace(q, k, v, bias)
-    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
-        raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape}; expected four axes each (B, H, T, D)")
-    B, H, Tq, D = q.shape
-    Hkv, Tk = k.shape[1:3]
-    if k.shape[0] != B or k.shape[3] != D or v.shape[:3] != k.shape[:3]:
-        raise ValueError(
-            f"attention: q {q.shape}, k {k.shape} and v {v.shape} do not fit; "
-            "expected (B, H, Tq, D), (B, Hkv, Tk, D) and (B, Hkv, Tk, Dv)"
-        )
-    if Hkv == 0 or H == 0 or H % Hkv:
-        raise ValueError(f"attention: {H} query heads over {Hkv} key/value heads; the second must divide the first")
-    if D == 0:
-        raise ValueError("attention: the head size D is 0; expected at least 1")
-    if isinstance(key_lengths, list | tuple):
-        key_lengths = xp.asarray(key_lengths, dtype="int64")
-    array_namespace(q, mask, key_lengths)
-    if mask is not None and mask.dtype.kind != "b":
-        raise TypeError(f"attention: mask has dtype {mask.dtype}, expected bool (True = may look)")
-    for name, given in (("mask", mask), ("bias", bias)):
-        if given is not None and not _broadcasts(given.shape, (B, H, Tq, Tk)):
-            raise ValueError(f"attention: {name} has shape {given.shape}, which does not broadcast to {(B, H, Tq, Tk)}")
-    if key_lengths is not None:
-        if key_lengths.dtype.kind not in "iu":
-            raise TypeError(f"attention: key_lengths have dtype {key_lengths.dtype}, expected integers")
-        if key_lengths.shape != (B,):
-            raise ValueError(f"attention: key_lengths have shape {key_lengths.shape}, expected {(B,)}")
-        if xp is np and B and not (key_lengths.min() >= 0 and key_lengths.max() <= Tk):
-            raise ValueError(f"attention: key_lengths are {key_lengths.tolist()}, expected 0..{Tk} for {Tk} keys")
-    return xp, key_lengths, D**-0.5 if scale is None else float(scale)
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False))

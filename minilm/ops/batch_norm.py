@@ -12,14 +12,13 @@ and are constants. Channels come last, unlike PyTorch's (B, C, T): the same layo
 [Ioffe & Szegedy 2015, "Batch Normalization", algorithms 1-2]
 """
 
-from __future__ import annotations
-
 from collections.abc import Container
 from typing import NamedTuple
 
 from minilm.backend import Array
-from minilm.ops.layer_norm import channels_namespace, sum_positions
-from minilm.selection import backward_of, op
+from minilm.checks import check_channels
+from minilm.ops.layer_norm import sum_positions
+from minilm.selection import Gradients, backward_of, op
 
 
 class BatchNormCache(NamedTuple):
@@ -48,30 +47,22 @@ def batch_norm(
 
     Raises ValueError where the shapes do not fit, and with train=True where a channel has fewer than two values.
     """
-    xp = channels_namespace("batch_norm", x, gain=gain, bias=bias, running_mean=running_mean, running_var=running_var)
-    if train:
-        rows = x.reshape(-1, x.shape[-1])  # (N, C)
-        n = rows.shape[0]
-        if n < 2:
-            raise ValueError(
-                f"batch_norm: x {x.shape} has {n} value(s) per channel; training needs at least 2, use train=False"
-            )
-        mean = rows.mean(axis=0)  # (C,)
-        centred = x - mean
-        var = sum_positions(centred * centred) / n  # (C,)
-        running_mean = (1 - momentum) * running_mean + momentum * mean
-        running_var = (1 - momentum) * running_var + (momentum * n / (n - 1)) * var
-    else:
-        centred, var = x - running_mean, running_var
+    xp = check_channels("batch_norm", x, gain=gain, bias=bias, running_mean=running_mean, running_var=running_var)
+    n = x.size // x.shape[-1]
+    if train and n < 2:
+        raise ValueError(f"batch_norm: x {x.shape} has {n} value(s) per channel; training needs 2: use train=False")
+    mean = sum_positions(x) / n if train else running_mean  # (C,)
+    centred = x - mean
+    var = sum_positions(centred * centred) / n if train else running_var  # (C,)
     rstd = 1 / xp.sqrt(var + eps)  # (C,)
     xhat = centred * rstd
-    return gain * xhat + bias, BatchNormCache(xhat, rstd, gain, running_mean, running_var, train)
+    new_mean = (1 - momentum) * running_mean + momentum * mean if train else running_mean  # (C,)
+    new_var = (1 - momentum) * running_var + momentum * n / (n - 1) * var if train else running_var  # (C,)
+    return gain * xhat + bias, BatchNormCache(xhat, rstd, gain, new_mean, new_var, train)
 
 
 @backward_of(batch_norm)
-def batch_norm_backward(
-    dy: Array, cache: BatchNormCache, wrt: Container[str] = ("x", "gain", "bias")
-) -> tuple[Array | None, Array | None, Array | None]:
+def batch_norm_backward(dy: Array, cache: BatchNormCache, wrt: Container[str] = ("x", "gain", "bias")) -> Gradients:
     """The gradients of x, gain and bias, None for what `wrt` leaves out. With g = gain · dy and ⟨·⟩ the batch mean,
 
         train     ∂L/∂x = (g − ⟨g⟩ − x̂ ⟨g · x̂⟩) / √(var + ε)      what flows through μ and through var is taken off
@@ -79,15 +70,14 @@ def batch_norm_backward(
 
     The running statistics get no gradient.
     """
-    xhat, rstd, gain = cache.xhat, cache.rstd, cache.gain
-    dx = dgain = dbias = None
-    if "gain" in wrt or ("x" in wrt and cache.train):
-        dgain = sum_positions(dy * xhat)  # (C,)
-    if "bias" in wrt or ("x" in wrt and cache.train):
-        dbias = sum_positions(dy)  # (C,)
-    if "x" in wrt and cache.train:
+    xhat, rstd = cache.xhat, cache.rstd
+    dx = None
+    if "x" in wrt:
+        dxhat = dy * cache.gain  # (..., C)
         n = xhat.size // xhat.shape[-1]
-        dx = (dy - dbias / n - xhat * (dgain / n)) * (gain * rstd)  # ⟨g⟩ = gain · dbias/n,  ⟨g · x̂⟩ = gain · dgain/n
-    elif "x" in wrt:
-        dx = dy * (gain * rstd)
-    return dx, dgain if "gain" in wrt else None, dbias if "bias" in wrt else None
+        through_mean = sum_positions(dxhat) / n if cache.train else 0  # (C,)
+        through_var = sum_positions(dxhat * xhat) / n if cache.train else 0  # (C,)
+        dx = (dxhat - through_mean - xhat * through_var) * rstd
+    dgain = sum_positions(dy * xhat) if "gain" in wrt else None  # (C,)
+    dbias = sum_positions(dy) if "bias" in wrt else None  # (C,)
+    return dx, dgain, dbias

@@ -6,12 +6,11 @@ t: the target, a number in [0, 1]; w: the weight of the positives. Agrees with
 `torch.nn.functional.binary_cross_entropy_with_logits`.
 """
 
-from __future__ import annotations
-
+import math
 from typing import NamedTuple
 
 from minilm.backend import Array, array_namespace, floating_namespace
-from minilm.ops.cross_entropy import check_reduction
+from minilm.checks import check_broadcast, check_reduction
 from minilm.ops.sigmoid import logistic
 from minilm.selection import backward_of, op
 
@@ -40,27 +39,20 @@ def binary_cross_entropy_with_logits(
     floating_namespace(logits)
     if targets.shape != logits.shape:
         raise ValueError(f"{op}: targets have shape {targets.shape}, expected the logits' {logits.shape}")
-    dtype = logits.real.dtype
-    t = targets.astype(dtype)
-    w = 1.0 if pos_weight is None else pos_weight
-    if isinstance(w, int | float):
-        w = float(w)
+    t = targets.astype(logits.real.dtype)
+    if pos_weight is None or isinstance(pos_weight, int | float):
+        w = 1.0 if pos_weight is None else float(pos_weight)
     else:
-        array_namespace(logits, w)
-        fits = [ours in (1, theirs) for ours, theirs in zip(w.shape[::-1], logits.shape[::-1], strict=False)]
-        if w.ndim > logits.ndim or not all(fits):
-            raise ValueError(f"{op}: pos_weight {w.shape} does not broadcast to the logits {logits.shape}")
-        w = w.astype(dtype)
+        array_namespace(logits, pos_weight)
+        check_broadcast(f"{op}: pos_weight", pos_weight, logits.shape)
+        w = pos_weight.astype(t.dtype)
 
     right = logits.real > 0
     above = xp.where(right, logits, 0.0)  # max(x, 0)
     rest = xp.log1p(xp.exp(xp.where(right, -logits, logits)))  # log(1 + exp(−|x|)): never overflows
     loss = w * t * (above - logits + rest) + (1 - t) * (above + rest)  # softplus(∓x) = max(∓x, 0) + rest
-    scale = 1.0
-    if reduction == "mean":
-        scale = 1 / loss.size if loss.size else float("nan")
-    cache = BinaryCrossEntropyCache(logits, t, w, scale)
-    return (loss if reduction == "none" else loss.sum() * scale), cache
+    scale = 1.0 if reduction != "mean" else 1 / loss.size if loss.size else math.nan
+    return (loss if reduction == "none" else loss.sum() * scale), BinaryCrossEntropyCache(logits, t, w, scale)
 
 
 @backward_of(binary_cross_entropy_with_logits)

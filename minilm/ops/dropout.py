@@ -7,11 +7,10 @@ Used while training only; at inference a layer leaves it out, which the scale ma
 [Srivastava et al. 2014, "Dropout", §4; the scale at training time, "inverted dropout", is from its §10]
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from minilm.backend import Array, floating_namespace, uniform
+from minilm.checks import check_dropout
 from minilm.selection import backward_of, op
 
 
@@ -30,15 +29,12 @@ def dropout(x: Array, p: float, rng: Any) -> tuple[Array, DropoutCache]:
     Raises ValueError for another p, or where p > 0 and there is no generator.
     """
     floating_namespace(x)
-    p = float(p)
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout: p = {p} is no probability; expected 0 <= p <= 1")
+    check_dropout("dropout: p", p, rng)
     if p == 0:
         return x, DropoutCache(None, 1.0)
-    if rng is None:
-        raise ValueError(f"dropout: p = {p} needs a generator; pass rng=minilm.backend.generator(seed)")
-    cache = DropoutCache(uniform(rng, x.shape, x) >= p, 1 / (1 - p) if p < 1 else 0.0)
-    return x * cache.mask * cache.scale, cache
+    mask = uniform(rng, x.shape, x) >= p
+    scale = 1 / (1 - float(p)) if p < 1 else 0.0
+    return x * mask * scale, DropoutCache(mask, scale)
 
 
 @backward_of(dropout)

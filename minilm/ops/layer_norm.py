@@ -8,25 +8,12 @@ neighbours. Batch normalization, which does, is in `batch_norm.py`.
 [Ba, Kiros, Hinton 2016, "Layer Normalization", eq. 3-4]
 """
 
-from __future__ import annotations
-
 from collections.abc import Container
-from types import ModuleType
 from typing import NamedTuple
 
-from minilm.backend import Array, floating_namespace
-from minilm.selection import backward_of, op
-
-
-def channels_namespace(op: str, x: Array, **per_channel: Array) -> ModuleType:
-    """The library of all arrays; ValueError unless x is (..., C) with C ≥ 1 and the others are (C,)."""
-    xp = floating_namespace(x, *per_channel.values())
-    if x.ndim < 1 or x.shape[-1] < 1:
-        raise ValueError(f"{op}: x has shape {x.shape}, expected (..., C) with at least one channel")
-    for name, array in per_channel.items():
-        if array.shape != x.shape[-1:]:
-            raise ValueError(f"{op}: {name} has shape {array.shape}, expected {x.shape[-1:]} to fit x {x.shape}")
-    return xp
+from minilm.backend import Array
+from minilm.checks import check_channels
+from minilm.selection import Gradients, backward_of, op
 
 
 def sum_positions(x: Array) -> Array:
@@ -48,7 +35,7 @@ def layer_norm(x: Array, gain: Array, bias: Array, eps: float = 1e-5) -> tuple[A
 
     With C = 1 every x̂ is 0, so y is the bias. Raises ValueError where the shapes do not fit.
     """
-    xp = channels_namespace("layer_norm", x, gain=gain, bias=bias)
+    xp = check_channels("layer_norm", x, gain=gain, bias=bias)
     centred = x - x.mean(axis=-1, keepdims=True)  # (..., C)
     variance = (centred * centred).mean(axis=-1, keepdims=True)  # (..., 1)  not ⟨x²⟩ − ⟨x⟩²: an offset would cancel
     rstd = 1 / xp.sqrt(variance + eps)
@@ -57,9 +44,7 @@ def layer_norm(x: Array, gain: Array, bias: Array, eps: float = 1e-5) -> tuple[A
 
 
 @backward_of(layer_norm)
-def layer_norm_backward(
-    dy: Array, cache: LayerNormCache, wrt: Container[str] = ("x", "gain", "bias")
-) -> tuple[Array | None, Array | None, Array | None]:
+def layer_norm_backward(dy: Array, cache: LayerNormCache, wrt: Container[str] = ("x", "gain", "bias")) -> Gradients:
     """The gradients of x, gain and bias, None for what `wrt` leaves out.
 
     With g = ∂L/∂x̂ = gain · dy, and ⟨·⟩ the mean over C: x̂ depends on x directly, through μ, and through σ, so
@@ -69,14 +54,12 @@ def layer_norm_backward(
     where ⟨g⟩ is what flows through μ, and x̂ ⟨g · x̂⟩ what flows through σ.
     """
     xhat, rstd, gain = cache
-    dx = dgain = dbias = None
+    dx = None
     if "x" in wrt:
         dxhat = dy * gain  # (..., C)
         through_mean = dxhat.mean(axis=-1, keepdims=True)  # (..., 1)
         through_sigma = (dxhat * xhat).mean(axis=-1, keepdims=True)  # (..., 1)
         dx = (dxhat - through_mean - xhat * through_sigma) * rstd
-    if "gain" in wrt:
-        dgain = sum_positions(dy * xhat)  # (C,)
-    if "bias" in wrt:
-        dbias = sum_positions(dy)  # (C,)
+    dgain = sum_positions(dy * xhat) if "gain" in wrt else None  # (C,)
+    dbias = sum_positions(dy) if "bias" in wrt else None  # (C,)
     return dx, dgain, dbias

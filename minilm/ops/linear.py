@@ -5,13 +5,16 @@
 The weight is stored output-first, as PyTorch stores it, so that weights move between libraries unchanged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container
 from typing import NamedTuple
 
 from minilm.backend import Array, floating_namespace
-from minilm.selection import backward_of, op
+from minilm.selection import Gradients, backward_of, op
+
+
+def affine(x: Array, weight: Array, bias: Array | None) -> Array:
+    """x Wᵀ + b. x (..., Cin), weight (Cout, Cin), bias (Cout,) or None."""
+    return x @ weight.T if bias is None else x @ weight.T + bias
 
 
 class LinearCache(NamedTuple):
@@ -34,27 +37,19 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, L
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias has shape {bias.shape}, expected {weight.shape[:1]}")
     rows = x.reshape(-1, x.shape[-1])  # (N, Cin)  one large product instead of a batch of small ones
-    y = rows @ weight.T  # (N, Cout)
-    if bias is not None:
-        y = y + bias  # not in place: a complex bias may meet a real product
+    y = affine(rows, weight, bias)  # (N, Cout)
     return y.reshape(*x.shape[:-1], weight.shape[0]), LinearCache(x, weight, bias is not None)
 
 
 @backward_of(linear)
-def linear_backward(
-    dy: Array, cache: LinearCache, wrt: Container[str] = ("x", "weight", "bias")
-) -> tuple[Array | None, Array | None, Array | None]:
+def linear_backward(dy: Array, cache: LinearCache, wrt: Container[str] = ("x", "weight", "bias")) -> Gradients:
     """dx = dy W,  dW = dyᵀ x,  db = Σ dy,  the sums over all positions. Only what `wrt` names is computed.
 
     Returns (dx, dweight, dbias), None for what was not asked for, or for a bias that was not given.
     """
     x, weight, has_bias = cache
     drows = dy.reshape(-1, dy.shape[-1])  # (N, Cout)
-    dx = dweight = dbias = None
-    if "x" in wrt:
-        dx = (drows @ weight).reshape(x.shape)  # (..., Cin)
-    if "weight" in wrt:
-        dweight = drows.T @ x.reshape(-1, x.shape[-1])  # (Cout, Cin)
-    if "bias" in wrt and has_bias:
-        dbias = drows.sum(axis=0)  # (Cout,)
+    dx = (drows @ weight).reshape(x.shape) if "x" in wrt else None  # (..., Cin)
+    dweight = drows.T @ x.reshape(-1, x.shape[-1]) if "weight" in wrt else None  # (Cout, Cin)
+    dbias = drows.sum(axis=0) if "bias" in wrt and has_bias else None  # (Cout,)
     return dx, dweight, dbias

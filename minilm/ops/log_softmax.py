@@ -6,8 +6,6 @@ Infinities are those of `softmax`: −inf among others has log weight −inf. A 
 choice: a sum of log-probabilities stays finite and such a row adds nothing to it.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from minilm.backend import Array, array_namespace, floating_namespace
@@ -30,7 +28,7 @@ def log_softmax(x: Array, axis: int = -1) -> tuple[Array, LogSoftmaxCache]:
     Raises ValueError where the axis does not exist or is empty.
     """
     xp = floating_namespace(x)
-    shifted, _, total, dead = shifted_exponential(xp, x, axis)
+    shifted, _, total, dead = shifted_exponential(x, axis)
     y = xp.where(dead, 0.0, shifted - xp.log(total))
     return y, LogSoftmaxCache(y, dead, axis)
 

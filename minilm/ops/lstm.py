@@ -9,26 +9,13 @@ The cell c passes from step to step by a product with f alone: where f is near 1
 [Hochreiter & Schmidhuber 1997; the forget gate: Gers, Schmidhuber, Cummins 2000]
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from minilm.backend import Array, array_namespace
-from minilm.ops.recurrent import (
-    Order,
-    add_biases,
-    batch_major,
-    check_arguments,
-    final_state,
-    input_gradients,
-    project_inputs,
-    reading_order,
-    recurrent_gradients,
-    recurrent_weight,
-    state_gradients,
-)
-from minilm.selection import backward_of, op
+from minilm.ops import recurrent
+from minilm.ops.linear import affine
+from minilm.selection import Gradients, backward_of, op
 
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0")
 
@@ -43,7 +30,7 @@ class LSTMCache(NamedTuple):
     cells: Array  # (T + 1, B, H)  c_0 first
     states: Array  # (T + 1, B, H)  h_0 first
     has: tuple[bool, bool, bool, bool]  # b_ih, b_hh, h0, c0 were given
-    order: Order
+    order: recurrent.Order
 
 
 @op
@@ -58,53 +45,36 @@ def lstm(
     *,
     lengths: Array | Sequence[int] | None = None,
     reverse: bool = False,
-    cache: bool = True,
-) -> tuple[tuple[Array, Array, Array], LSTMCache | None]:
+) -> tuple[tuple[Array, Array, Array], LSTMCache]:
     """All states of an LSTM over x, the last state and the last cell.
 
-    x (B, T, I), w_ih (4H, I), w_hh (4H, H), b_ih, b_hh (4H,), h0, c0 (B, H), zeros where None. Returns y (B, T, H),
-    h_n and c_n (B, H). `lengths` (B,) from 0 to T end each sequence: y is 0 from there on, h_n and c_n are those
-    there. `reverse` reads from each sequence's end to its beginning. Raises ValueError where shapes or lengths do not
-    fit.
+    x (B, T, I), w_ih (4H, I), w_hh (4H, H), b_ih, b_hh (4H,), h0, c0 (B, H), zeros where None. Returns y (B, T, H), h_n
+    and c_n (B, H). `lengths` and `reverse` are those of `rnn`. Raises ValueError where shapes or lengths do not fit.
     """
-    xp, dtype = check_arguments("lstm", 4, x, w_hh, w_ih=w_ih, b_ih=b_ih, b_hh=b_hh, h0=h0, c0=c0)
-    order = reading_order(x, lengths, reverse)
+    xp, dtype = recurrent.check_arguments("lstm", 4, x, w_hh, w_ih=w_ih, b_ih=b_ih, b_hh=b_hh, h0=h0, c0=c0)
+    order = recurrent.reading_order(x, lengths, reverse)
     (B, T, _), H = x.shape, w_hh.shape[1]
-    gates = project_inputs(x, w_ih, add_biases(b_ih, b_hh), order, dtype)  # (T, B, 4H)
-    states = xp.empty((T + 1, B, H), dtype)
-    states[0] = 0 if h0 is None else h0
-    kept = T + 1 if cache or order.lengths is not None else 2  # without a backward, the last cell and the next suffice
-    cells = xp.empty((kept, B, H), dtype)
+    gates, cells, states = (xp.empty(shape, dtype) for shape in ((T, B, 4 * H), (T + 1, B, H), (T + 1, B, H)))
     cells[0] = 0 if c0 is None else c0
-
-    # σ(a) = ½ + ½ tanh(a/2) never overflows, and lets one tanh serve all four gates: scale · tanh(scale · a) + shift.
-    scale = xp.full(4 * H, 0.5, dtype)
-    scale[2 * H : 3 * H] = 1
-    shift = 1 - scale
-    w = recurrent_weight(w_hh, T)
+    states[0] = 0 if h0 is None else h0
+    from_x = affine(recurrent.time_major(x, order), w_ih, b_ih)  # (T, B, 4H)
     for t in range(T):
-        a = gates[t]  # (B, 4H)
-        a += states[t] @ w
-        a *= scale
-        xp.tanh(a, out=a)
-        a *= scale
-        a += shift
-        i, f, g, o = split_gates(a)
-        c = xp.multiply(f, cells[t % kept], out=cells[(t + 1) % kept])  # (B, H)
-        c += i * g
-        xp.multiply(o, xp.tanh(c), out=states[t + 1])
-    last_cell = cells[T % kept].copy() if order.lengths is None else final_state(cells, order)
-    results = batch_major(states[1:], order), final_state(states, order), last_cell
-    if not cache:
-        return results, None
+        from_h = affine(states[t], w_hh, b_hh)  # (B, 4H)
+        a_i, a_f, a_g, a_o = xp.split(from_x[t] + from_h, 4, axis=-1)  # (B, H) each
+        i, f, g, o = recurrent.sigma(a_i), recurrent.sigma(a_f), xp.tanh(a_g), recurrent.sigma(a_o)
+        c = f * cells[t] + i * g
+        h = o * xp.tanh(c)
+        gates[t], cells[t + 1], states[t + 1] = xp.concatenate((i, f, g, o), axis=-1), c, h
+    y = recurrent.batch_major(states[1:], order)  # (B, T, H)
+    h_n, c_n = (recurrent.final_state(array, order) for array in (states, cells))  # (B, H)
     has = b_ih is not None, b_hh is not None, h0 is not None, c0 is not None
-    return results, LSTMCache(x, w_ih, w_hh, gates, cells, states, has, order)
+    return (y, h_n, c_n), LSTMCache(x, w_ih, w_hh, gates, cells, states, has, order)
 
 
 @backward_of(lstm)
 def lstm_backward(
     dy: tuple[Array | None, Array | None, Array | None], cache: LSTMCache, wrt: Container[str] = ARGUMENTS
-) -> tuple[Array | None, ...]:
+) -> Gradients:
     """The gradients of x, w_ih, w_hh, b_ih, b_hh, h0, c0 from (dy, dh_n, dc_n), any of which may be None.
 
     With δ_t = ∂L/∂h_t and γ_t = ∂L/∂c_t, all that later steps and the results send back:
@@ -114,37 +84,23 @@ def lstm_backward(
         ∂L/∂a_g = γ_t · i · (1 − g²)         ∂L/∂a_o = δ_t · tanh(c_t) · o(1 − o)
         γ_{t−1} = γ_t · f (+ dc_n)           δ_{t−1} = ∂L/∂a W_hh + dy_{t−1} (+ dh_n)
     """
-    x, w_ih, w_hh, gates, cells, states, (has_b_ih, has_b_hh, has_h0, has_c0), order = cache
+    gates, cells, states, order = cache.gates, cache.cells, cache.states, cache.order
     xp = array_namespace(states)
-    dy, dh_n, dc_n = dy
-    dstates = state_gradients(dy, dh_n, order, states)  # (T + 1, B, H)
-    dcells = None if dc_n is None else state_gradients(None, dc_n, order, cells)  # (T + 1, B, H)
-    dtype = dstates.dtype if dcells is None else xp.result_type(dstates, dcells)
-    da = xp.empty(gates.shape, dtype)  # (T, B, 4H)
-    dh = dstates[-1]
-    dc = xp.zeros(dh.shape, dtype) if dcells is None else dcells[-1]
+    dstates = recurrent.state_gradients(*dy[:2], order, states)  # (T + 1, B, H)  δ, once later steps have been added
+    dcells = recurrent.state_gradients(None, dy[2], order, cells)  # (T + 1, B, H)  γ, likewise
+    da = xp.empty(gates.shape, xp.result_type(dstates, dcells))  # (T, B, 4H)
     for t in reversed(range(len(da))):
-        i, f, g, o = split_gates(gates[t])
-        da_i, da_f, da_g, da_o = split_gates(da[t])
-        slopes = gates[t] * (1 - gates[t])  # (B, 4H)  σ' = σ(1 − σ)
-        split_gates(slopes)[2][...] = 1 - g * g  # but tanh' = 1 − tanh²
+        i, f, g, o = xp.split(gates[t], 4, axis=-1)  # (B, H) each
         tanh_c = xp.tanh(cells[t + 1])
-        dc = dc + dh * o * (1 - tanh_c * tanh_c)  # (B, H)
-        xp.multiply(dc, g, out=da_i)
-        xp.multiply(dc, cells[t], out=da_f)
-        xp.multiply(dc, i, out=da_g)
-        xp.multiply(dh, tanh_c, out=da_o)
-        da[t] *= slopes
-        dc = dc * f if dcells is None else dc * f + dcells[t]
-        if t or "h0" in wrt:
-            dh = dstates[t] + da[t] @ w_hh  # (B, H)
-    dx, dw_ih, db_ih = input_gradients(da, x, w_ih, has_b_ih, order, wrt)
-    dw_hh, db_hh = recurrent_gradients(da, states, has_b_hh, wrt)
-    dh0 = dh if has_h0 and "h0" in wrt else None
-    return dx, dw_ih, dw_hh, db_ih, db_hh, dh0, dc if has_c0 and "c0" in wrt else None
-
-
-def split_gates(a: Array) -> tuple[Array, Array, Array, Array]:
-    """Views (B, H) of the four gates in a (B, 4H)."""
-    H = a.shape[-1] // 4
-    return a[:, :H], a[:, H : 2 * H], a[:, 2 * H : 3 * H], a[:, 3 * H :]
+        dh = dstates[t + 1]
+        dc = dcells[t + 1] + dh * o * (1 - tanh_c * tanh_c)
+        da_i = dc * g * i * (1 - i)
+        da_f = dc * cells[t] * f * (1 - f)
+        da_g = dc * i * (1 - g * g)
+        da_o = dh * tanh_c * o * (1 - o)
+        da[t] = xp.concatenate((da_i, da_f, da_g, da_o), axis=-1)  # (B, 4H)
+        dcells[t] += dc * f
+        dstates[t] += da[t] @ cache.w_hh
+    gradients = recurrent.parameter_gradients(da, da, cache, wrt)
+    dh0 = dstates[0] if cache.has[2] and "h0" in wrt else None
+    return *gradients, dh0, dcells[0] if cache.has[3] and "c0" in wrt else None

@@ -8,11 +8,11 @@ Positions at or after a row's length are padding and weigh 0. lengths (B,), None
 length 0 counts as one token long.
 """
 
-from __future__ import annotations
-
+from math import inf
 from typing import NamedTuple
 
 from minilm.backend import Array, array_namespace
+from minilm.checks import one_of
 from minilm.selection import backward_of, op
 
 POOLINGS = ("last", "mean", "max")
@@ -21,36 +21,29 @@ POOLINGS = ("last", "mean", "max")
 class PoolCache(NamedTuple):
     """The weights are all that the gradient needs: pooling is linear but for the choice that "max" makes."""
 
-    weights: Array  # (B, T, 1) or (B, T, C)
+    weights: Array  # (B, T, C), for "mean" (B, T, 1)
 
 
 @op
 def pool(hidden: Array, lengths: Array | None, kind: str, directions: int = 1) -> tuple[Array, PoolCache]:
     """pooled (B, C), cache. With directions = 2 the second half of the channels runs from right to left."""
     xp = array_namespace(hidden, lengths)
-    _, T, C = hidden.shape
+    B, T, C = hidden.shape
     if T == 0:
         raise ValueError(f"an empty text can't be classified: hidden has shape {hidden.shape}")
-    times = xp.arange(T)[None, :]  # (1, T)
-    if lengths is None:
-        valid, ends = xp.ones(hidden.shape[:2], bool), xp.full((hidden.shape[0], 1), T - 1)
-    else:
-        ends = xp.maximum(lengths, 1)[:, None] - 1  # (B, 1)
-        valid = times <= ends  # (B, T)
-    dtype = hidden.real.dtype
+    one_of("pooling", kind, POOLINGS)
+    times = xp.arange(T)[:, None]  # (T, 1)
+    counts = xp.full((B, 1, 1), T) if lengths is None else xp.maximum(lengths, 1)[:, None, None]  # (B, 1, 1)
+    valid = times < counts  # (B, T, 1)
     if kind == "mean":
-        weights = (valid / (ends + 1).astype(dtype))[:, :, None]  # (B, T, 1)
+        chosen = valid / counts.astype(hidden.real.dtype)  # (B, T, 1)
     elif kind == "max":
-        values = xp.where(valid[:, :, None], hidden.real, -float("inf"))  # (B, T, C)
-        weights = times[:, :, None] == values.argmax(axis=1)[:, None, :]  # (B, T, C)
-    elif kind == "last":
-        weights = (times == ends)[:, :, None]  # (B, T, 1)
-        if directions == 2:
-            left_to_right = xp.arange(C) < C // 2  # (C,)
-            weights = xp.where(left_to_right, weights, (times == 0)[:, :, None])  # (B, T, C)
+        values = xp.where(valid, hidden.real, -inf)  # (B, T, C)
+        chosen = times == values.argmax(axis=1)[:, None]  # (B, T, C)
     else:
-        raise ValueError(f"pooling {kind!r} is unknown; choose one of {', '.join(POOLINGS)}")
-    weights = weights.astype(dtype, copy=False)
+        left_to_right = xp.arange(C) < C // directions  # (C,)  all channels, or with two directions the first half
+        chosen = times == xp.where(left_to_right, counts - 1, 0)  # (B, T, C)
+    weights = chosen.astype(hidden.real.dtype)
     return (hidden * weights).sum(axis=1), PoolCache(weights)
 
 

@@ -7,61 +7,89 @@ the loop knows nothing of either:
     time       0 1 2 . .        reads 0 1 2 . .      reads 2 1 0 . .
 
 At time t it reads position t, or length − 1 − t in reverse: a permutation that is its own inverse. Padding (.) stays at
-the end, reads 0 and emits 0. In this order arrays are time-major, (T, B, ·): all T times are one matrix of T·B rows,
-and the products that do not depend on the state are done at once, the input's before the loop and those of the weight
-gradients after it. The state after a sequence's end is picked out of all states, as is its gradient.
+the end, reads 0 and emits 0. In this order arrays are time-major, (T, B, ·), and the products that do not depend on the
+state are done at once, the input's before the loop and those of the weight gradients after it. The state after a
+sequence's end is picked out of all states, as is its gradient.
 """
-
-from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm import checks
 from minilm.backend import Array, array_namespace, asarray_like, floating_namespace
+from minilm.selection import Gradients
 
 
 class Order(NamedTuple):
-    """Which position each step reads. Arrays are None where no sequence is shorter than T."""
+    """Which position each step reads."""
 
     reverse: bool
-    lengths: Array | None  # (B,)
-    inside: Array | None  # (T, B, 1)  step t of this sequence is not padding
-    position: Array | None  # (T, B)   the position that step t reads, where it is not t
+    full: bool  # every sequence is T long
+    lengths: Array  # (B,)
+    inside: Array  # (T, B, 1)  step t of this sequence is not padding
+    position: Array  # (T, B)   what step t reads
 
 
 def reading_order(x: Array, lengths: Array | Sequence[int] | None, reverse: bool) -> Order:
     """The order over x (B, T, ...)."""
-    lengths = check_lengths(lengths, x)
-    if lengths is None:
-        return Order(reverse, None, None, None)
-    time = array_namespace(x).arange(x.shape[1])[:, None]  # (T, 1)
-    inside = time < lengths  # (T, B)
-    position = array_namespace(x).where(inside, lengths - 1 - time, time) if reverse else None
-    return Order(reverse, lengths, inside[:, :, None], position)
+    xp, (B, T) = array_namespace(x), x.shape[:2]
+    given = check_lengths(lengths, x)
+    ends = xp.full(B, T) if given is None else given  # (B,)
+    time = xp.arange(T)[:, None]  # (T, 1)
+    inside = time < ends  # (T, B)
+    position = xp.where(inside & reverse, ends - 1 - time, time)  # (T, B)
+    return Order(reverse, given is None, ends, inside[:, :, None], position)
 
 
 def time_major(x: Array, order: Order) -> Array:
-    """x (B, T, C) in this order: (T, B, C), contiguous, 0 at padding whatever x holds there."""
+    """x (B, T, C) in this order: (T, B, C), 0 at padding whatever x holds there."""
     xp = array_namespace(x)
-    if order.position is not None:
-        ordered = x[xp.arange(x.shape[0]), order.position]  # (T, B, C)
-    else:
-        ordered = (x[:, ::-1] if order.reverse else x).transpose(1, 0, 2)  # (T, B, C)
-    return xp.ascontiguousarray(ordered) if order.inside is None else xp.where(order.inside, ordered, 0)
+    return xp.where(order.inside, x[xp.arange(len(x)), order.position], 0)
 
 
 def batch_major(a: Array, order: Order) -> Array:
-    """The inverse of `time_major`: (T, B, C) to (B, T, C), always a copy."""
+    """The inverse of `time_major`: (T, B, C) to (B, T, C)."""
     xp = array_namespace(a)
-    if order.inside is not None:
-        a = xp.where(order.inside, a, 0)
-    if order.position is not None:
-        return a[order.position.T, xp.arange(a.shape[1])[:, None]]  # (B, T, C)
-    batch_first = a.transpose(1, 0, 2)  # (B, T, C)
-    return (batch_first[:, ::-1] if order.reverse else batch_first).copy()
+    return xp.where(order.inside, a, 0)[order.position.T, xp.arange(a.shape[1])[:, None]]
+
+
+def final_state(states: Array, order: Order) -> Array:
+    """The state (B, H) after each sequence's last step. `states` (T + 1, B, H) begins with the initial one."""
+    return states[order.lengths, array_namespace(states).arange(states.shape[1])]
+
+
+def sigma(a: Array) -> Array:
+    """σ(a) = ½ + ½ tanh(a/2), which never overflows: shorter than `sigmoid.logistic`, whose left tail no gate needs."""
+    return 0.5 + 0.5 * array_namespace(a).tanh(0.5 * a)
+
+
+def state_gradients(dy: Array | None, dfinal: Array | None, order: Order, like: Array) -> Array:
+    """∂L/∂state from outside the recurrence, for every state: that of y, and at each sequence's end that of h_n.
+
+    `like` are the states (T + 1, B, H), which begin with the initial one. Returns (T + 1, B, H).
+    """
+    xp = array_namespace(like)
+    dstates = xp.zeros(like.shape, xp.result_type(*(array for array in (like, dy, dfinal) if array is not None)))
+    if dy is not None:
+        dstates[1:] = time_major(dy, order)
+    if dfinal is not None:
+        dstates[order.lengths, xp.arange(like.shape[1])] += dfinal
+    return dstates
+
+
+def parameter_gradients(da: Array, dp: Array, cache: Any, wrt: Container[str]) -> Gradients:
+    """dx, dw_ih, dw_hh, db_ih, db_hh from ∂L/∂a and ∂L/∂p (T, B, gates·H), a = W_ih x + b_ih and p = W_hh h + b_hh."""
+    xp, order, (has_b_ih, has_b_hh) = array_namespace(da), cache.order, cache.has[:2]
+    over_steps = ((0, 1), (0, 1))  # the sum over T and B
+    dx = batch_major(da @ cache.w_ih, order) if "x" in wrt else None  # (B, T, I)
+    dw_ih = xp.tensordot(da, time_major(cache.x, order), over_steps) if "w_ih" in wrt else None  # (gates·H, I)
+    dw_hh = xp.tensordot(dp, cache.states[:-1], over_steps) if "w_hh" in wrt else None  # (gates·H, H)
+    db_ih = da.sum(axis=(0, 1)) if "b_ih" in wrt and has_b_ih else None  # (gates·H,)
+    db_hh = dp.sum(axis=(0, 1)) if "b_hh" in wrt and has_b_hh else None  # (gates·H,)
+    return dx, dw_ih, dw_hh, db_ih, db_hh
 
 
 def check_lengths(lengths: Array | Sequence[int] | None, x: Array) -> Array | None:
@@ -73,19 +101,10 @@ def check_lengths(lengths: Array | Sequence[int] | None, x: Array) -> Array | No
     if lengths is None:
         return None
     B, T = x.shape[:2]
-    if isinstance(lengths, list | tuple):
-        lengths = np.asarray(lengths, dtype=None if len(lengths) else np.int64)
-    on_host = array_namespace(lengths) is np
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"lengths have dtype {lengths.dtype}, expected integers")
-    if lengths.shape != (B,):
-        raise ValueError(f"lengths have shape {lengths.shape}, expected ({B},): one for each sequence of the batch")
-    if not on_host:
-        return array_namespace(x, lengths).clip(lengths.astype(np.int64), 0, T)
-    wrong = (lengths < 0) | (lengths > T)
-    if wrong.any():
-        raise ValueError(f"lengths must be from 0 to T={T}, got {lengths[wrong][0]} for sequence {wrong.argmax()}")
-    return None if (lengths == T).all() else asarray_like(lengths.astype(np.int64), x)
+    checked = checks.check_lengths("lengths", lengths, B, T)
+    if array_namespace(checked) is not np:
+        return array_namespace(x, checked).clip(checked.astype(np.int64), 0, T)
+    return None if (checked == T).all() else asarray_like(checked.astype(np.int64), x)
 
 
 def check_arguments(op: str, gates: int, x: Array, w_hh: Array, **others: Array | None) -> tuple[ModuleType, np.dtype]:
@@ -95,85 +114,10 @@ def check_arguments(op: str, gates: int, x: Array, w_hh: Array, **others: Array 
     if x.ndim != 3 or w_hh.ndim != 2:
         raise ValueError(f"{op}: x {x.shape} and w_hh {w_hh.shape}; expected (B, T, I) and ({gates}·H, H)")
     (B, _, I), H = x.shape, w_hh.shape[1]
-    expected = {
-        "x": x.shape,
-        "w_ih": (gates * H, I),
-        "w_hh": (gates * H, H),
-        "b_ih": (gates * H,),
-        "b_hh": (gates * H,),
-    }
+    rows = gates * H
+    expected = {"x": x.shape, "w_ih": (rows, I), "w_hh": (rows, H), "b_ih": (rows,), "b_hh": (rows,)}
     for name, array in arrays.items():
         shape = expected.get(name, (B, H))  # of a state
         if array.shape != shape:
             raise ValueError(f"{op}: {name} has shape {array.shape}, expected {shape} (B={B}, I={I}, H={H})")
     return xp, xp.result_type(*arrays.values())
-
-
-def add_biases(b_ih: Array | None, b_hh: Array | None) -> Array | None:
-    """Their sum, for gates in which the two always appear together."""
-    if b_ih is None or b_hh is None:
-        return b_hh if b_ih is None else b_ih
-    return b_ih + b_hh
-
-
-def recurrent_weight(w_hh: Array, T: int) -> Array:
-    """w_hhᵀ (H, gates·H), laid out for the T products of the loop; a single step is not worth the copy."""
-    return array_namespace(w_hh).ascontiguousarray(w_hh.T) if T > 1 else w_hh.T
-
-
-def final_state(states: Array, order: Order) -> Array:
-    """The state after each sequence's last step. `states` (T + 1, B, H) begins with the initial one. Returns (B, H)."""
-    if order.lengths is None:
-        return states[-1].copy()
-    return states[order.lengths, array_namespace(states).arange(states.shape[1])]
-
-
-def state_gradients(dy: Array | None, dfinal: Array | None, order: Order, like: Array) -> Array:
-    """∂L/∂state from outside the recurrence, for every state: that of y, and at each sequence's end that of h_n.
-
-    `like` are the states (T + 1, B, H), which begin with the initial one. Returns (T + 1, B, H).
-    """
-    xp = array_namespace(like)
-    dtype = xp.result_type(*(array for array in (like, dy, dfinal) if array is not None))
-    dstates = xp.zeros(like.shape, dtype)
-    if dy is not None:
-        dstates[1:] = time_major(dy, order)
-    if dfinal is not None:
-        at_end = -1 if order.lengths is None else (order.lengths, xp.arange(like.shape[1]))
-        dstates[at_end] += dfinal
-    return dstates
-
-
-def project_inputs(x: Array, w_ih: Array, bias: Array | None, order: Order, dtype: np.dtype) -> Array:
-    """x w_ihᵀ + bias for all steps in one product. Returns a new (T, B, gates·H) of `dtype`."""
-    B, T, I = x.shape
-    projected = (time_major(x, order).reshape(T * B, I) @ w_ih.T).astype(dtype, copy=False)  # (T·B, gates·H)
-    if bias is not None:
-        projected += bias
-    return projected.reshape(T, B, w_ih.shape[0])
-
-
-def input_gradients(
-    dgates: Array, x: Array, w_ih: Array, has_bias: bool, order: Order, wrt: Container[str]
-) -> tuple[Array | None, Array | None, Array | None]:
-    """dx, dw_ih, db_ih of `project_inputs` from dgates (T, B, gates·H): one product each for all order."""
-    B, T, I = x.shape
-    drows = dgates.reshape(T * B, w_ih.shape[0])
-    dx = dw_ih = db_ih = None
-    if "x" in wrt:
-        dx = batch_major((drows @ w_ih).reshape(T, B, I), order)  # (B, T, I)
-    if "w_ih" in wrt:
-        dw_ih = drows.T @ time_major(x, order).reshape(T * B, I)  # (gates·H, I)
-    if "b_ih" in wrt and has_bias:
-        db_ih = drows.sum(axis=0)  # (gates·H,)
-    return dx, dw_ih, db_ih
-
-
-def recurrent_gradients(
-    dgates: Array, states: Array, has_bias: bool, wrt: Container[str]
-) -> tuple[Array | None, Array | None]:
-    """dw_hh, db_hh from dgates (T, B, gates·H) and the states (T + 1, B, H): one product for all order."""
-    T, B, rows = dgates.shape
-    drows = dgates.reshape(T * B, rows)
-    dw_hh = drows.T @ states[:-1].reshape(T * B, states.shape[2]) if "w_hh" in wrt else None  # (gates·H, H)
-    return dw_hh, drows.sum(axis=0) if "b_hh" in wrt and has_bias else None

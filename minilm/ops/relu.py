@@ -5,8 +5,6 @@
 [Nair & Hinton 2010]
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from minilm.backend import Array, array_namespace, floating_namespace

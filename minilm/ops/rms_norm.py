@@ -7,14 +7,13 @@ x, y (..., C); gain (C,).
 [Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", eq. 4]
 """
 
-from __future__ import annotations
-
 from collections.abc import Container
 from typing import NamedTuple
 
 from minilm.backend import Array
-from minilm.ops.layer_norm import channels_namespace, sum_positions
-from minilm.selection import backward_of, op
+from minilm.checks import check_channels
+from minilm.ops.layer_norm import sum_positions
+from minilm.selection import Gradients, backward_of, op
 
 
 class RMSNormCache(NamedTuple):
@@ -31,22 +30,19 @@ def rms_norm(x: Array, gain: Array, eps: float = 1e-6) -> tuple[Array, RMSNormCa
 
     Raises ValueError where the shapes do not fit.
     """
-    xp = channels_namespace("rms_norm", x, gain=gain)
+    xp = check_channels("rms_norm", x, gain=gain)
     rrms = 1 / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
     xhat = x * rrms
     return gain * xhat, RMSNormCache(xhat, rrms, gain)
 
 
 @backward_of(rms_norm)
-def rms_norm_backward(
-    dy: Array, cache: RMSNormCache, wrt: Container[str] = ("x", "gain")
-) -> tuple[Array | None, Array | None]:
+def rms_norm_backward(dy: Array, cache: RMSNormCache, wrt: Container[str] = ("x", "gain")) -> Gradients:
     """The gradients of x and gain. As for layer_norm, without the path through μ:  ∂L/∂x = (g − x̂ ⟨g · x̂⟩) / ρ."""
     xhat, rrms, gain = cache
-    dx = dgain = None
+    dx = None
     if "x" in wrt:
         dxhat = dy * gain  # (..., C)
-        dx = (dxhat - xhat * (dxhat * xhat).mean(axis=-1, keepdims=True)) * rrms
-    if "gain" in wrt:
-        dgain = sum_positions(dy * xhat)  # (C,)
-    return dx, dgain
+        through_rms = (dxhat * xhat).mean(axis=-1, keepdims=True)  # (..., 1)
+        dx = (dxhat - xhat * through_rms) * rrms
+    return dx, sum_positions(dy * xhat) if "gain" in wrt else None  # (..., C), (C,)

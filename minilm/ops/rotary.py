@@ -7,12 +7,7 @@ As it is a rotation, q_i · k_j depends on positions through i − j alone.
 [Su et al. 2021, "RoFormer", section 3.4.2]
 """
 
-from __future__ import annotations
-
-from types import ModuleType
 from typing import NamedTuple
-
-import numpy as np
 
 from minilm.backend import Array, array_namespace, asarray_like, floating_namespace
 from minilm.ops.sinusoidal_positions import angles_of
@@ -44,34 +39,30 @@ def rotary(
     if x.ndim < 2 or x.shape[-1] % 2 or x.shape[-1] == 0:
         raise ValueError(f"rotary: x has shape {x.shape}, expected (..., T, D) with D even")
     T, D = x.shape[-2:]
-    if isinstance(positions, range):
-        positions = xp.arange(positions.start, positions.stop, positions.step)  # (T,)
-    elif isinstance(positions, np.ndarray):
-        positions = asarray_like(positions, x)
-    array_namespace(x, positions)
-    if positions.dtype.kind not in "iu":
-        raise TypeError(f"rotary: positions have dtype {positions.dtype}, expected integers")
-    if positions.shape != (T,):
-        raise ValueError(f"rotary: positions have shape {positions.shape}, expected {(T,)} for x {x.shape}")
-    angles = angles_of(xp, positions.astype("float64"), D, base)  # (T, D/2)
-    dtype = x.real.dtype
-    cos, sin = xp.cos(angles).astype(dtype), xp.sin(angles).astype(dtype)
-    return _rotate(xp, x, cos, sin, interleaved), RotaryCache(cos, sin, interleaved)
+    given = xp.arange(positions.start, positions.stop, positions.step) if isinstance(positions, range) else positions
+    array_namespace(given)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"rotary: positions have dtype {given.dtype}, expected integers")
+    if given.shape != (T,):
+        raise ValueError(f"rotary: positions have shape {given.shape}, expected {(T,)} for x {x.shape}")
+    angles = angles_of(asarray_like(given, x).astype("float64"), D, base)  # (T, D/2)
+    cos, sin = xp.cos(angles).astype(x.real.dtype), xp.sin(angles).astype(x.real.dtype)
+    return _rotate(x, cos, sin, interleaved), RotaryCache(cos, sin, interleaved)
 
 
 @backward_of(rotary)
 def rotary_backward(dy: Array, cache: RotaryCache) -> Array:
     """dx: the transpose of a rotation is the rotation by −θ."""
-    return _rotate(array_namespace(dy), dy, cache.cos, -cache.sin, cache.interleaved)
+    return _rotate(dy, cache.cos, -cache.sin, cache.interleaved)
 
 
-def _rotate(xp: ModuleType, x: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
+def _rotate(x: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
     """Rotate each pair of channels of x (..., T, D) by the angles whose cos and sin (T, D/2) are given."""
     half = x.shape[-1] // 2
     first = slice(0, None, 2) if interleaved else slice(0, half)
     second = slice(1, None, 2) if interleaved else slice(half, None)
     x1, x2 = x[..., first], x[..., second]  # (..., T, D/2)
-    y = xp.empty(x.shape, dtype=x.dtype)
+    y = array_namespace(x).empty(x.shape, dtype=x.dtype)
     y[..., first] = x1 * cos - x2 * sin
     y[..., second] = x2 * cos + x1 * sin
     return y

@@ -1,11 +1,7 @@
 """The logistic function.
 
-    sigmoid(x) = σ(x) = 1 / (1 + exp(−x))
-
-The branch is taken on the real part and nothing takes an absolute value, so that it is analytic everywhere.
+sigmoid(x) = σ(x) = 1 / (1 + exp(−x))
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -14,7 +10,10 @@ from minilm.selection import backward_of, op
 
 
 def logistic(x: Array) -> Array:
-    """σ(x) without overflow: exp is only ever taken of −|x|. Keeps its digits in the left tail, where σ(x) ≈ eˣ."""
+    """σ(x) without overflow: exp is only ever taken of −|x|. Keeps its digits in the left tail, where σ(x) ≈ eˣ.
+
+    The branch is taken on the real part and nothing takes an absolute value, so that it is analytic everywhere.
+    """
     xp = array_namespace(x)
     left = x.real < 0
     e = xp.exp(xp.where(left, x, -x))

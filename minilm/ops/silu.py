@@ -5,8 +5,6 @@
 [Elfwing et al. 2017]
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from minilm.backend import Array, floating_namespace

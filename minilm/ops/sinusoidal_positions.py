@@ -2,17 +2,11 @@
 
     E[p, 2i] = sin(p / base^(2i/C))    E[p, 2i+1] = cos(p / base^(2i/C))
 
-A curiosity: sin(p/√C) + cos(p/√C) for every channel, a formula that circulates in articles. The angle lacks the
-channel, so that each position adds one number to all C channels: the table has rank one, along (1, …, 1). That is just
-what a layer norm removes: LN(x + c·(1, …, 1)) = LN(x). Where one follows, the positions are gone exactly. The sinusoids
-above have a frequency for every pair of channels instead, and rank up to C.
+A curiosity: sin(p/√C) + cos(p/√C) for every channel, a formula that circulates in articles, lacks the channel in its
+angle. Each position adds one number to all C channels, which is just what a layer norm removes: LN(x + c) = LN(x).
 
 [Vaswani et al. 2017, section 3.5]
 """
-
-from __future__ import annotations
-
-from types import ModuleType
 
 import numpy as np
 
@@ -30,14 +24,14 @@ def sinusoidal_positions(
     if T < 0 or C < 1:
         raise ValueError(f"sinusoidal_positions: T is {T} and C is {C}; expected T >= 0 and C >= 1")
     xp = np if like is None else array_namespace(like)
-    angles = angles_of(xp, xp.arange(T, dtype="float64"), C, base)  # (T, ceil(C/2))
+    angles = angles_of(xp.arange(T, dtype="float64"), C, base)  # (T, ceil(C/2))
     table = xp.empty((T, C), dtype=dtype)
     table[:, 0::2] = xp.sin(angles).astype(dtype)
     table[:, 1::2] = xp.cos(angles[:, : C // 2]).astype(dtype)
     return table
 
 
-def angles_of(xp: ModuleType, positions: Array, C: int, base: float) -> Array:
+def angles_of(positions: Array, C: int, base: float) -> Array:
     """positions (T,) in float64 times the frequencies base^(−2i/C): (T, ceil(C/2))."""
-    frequencies = float(base) ** (xp.arange(0, C, 2, dtype="float64") * (-1.0 / C))
+    frequencies = float(base) ** (array_namespace(positions).arange(0, C, 2, dtype="float64") * (-1.0 / C))
     return positions[:, None] * frequencies

@@ -8,25 +8,21 @@ m is the row's maximum: it cancels, but keeps exp from overflowing. What becomes
     a row of all −inf      sees nothing and has no distribution: zeros, and zero gradient
     +inf or NaN            the whole row is NaN
 
-Loss functions do not use it: cross-entropy on logits is in `cross_entropy.py`.
-
 [Bridle 1990; the shift: Goodfellow et al. 2016, "Deep Learning", §4.1]
 """
 
-from __future__ import annotations
-
-from types import ModuleType
 from typing import NamedTuple
 
 from minilm.backend import Array, floating_namespace
 from minilm.selection import backward_of, op
 
 
-def shifted_exponential(xp: ModuleType, x: Array, axis: int) -> tuple[Array, Array, Array, Array]:
+def shifted_exponential(x: Array, axis: int) -> tuple[Array, Array, Array, Array]:
     """x − m, exp(x − m), its sum (1 for a row of all −inf), and which rows those are: the last two with axis 1 long.
 
     m is the maximum; 0 in a row of all −inf and NaN in one with +inf, since inf − inf would warn.
     """
+    xp = floating_namespace(x)
     if x.ndim == 0 or not -x.ndim <= axis < x.ndim:
         raise ValueError(f"softmax: axis {axis} does not exist in x of shape {x.shape}")
     if x.shape[axis] == 0:
@@ -52,9 +48,9 @@ def softmax(x: Array, axis: int = -1) -> tuple[Array, SoftmaxCache]:
 
     Raises ValueError where the axis does not exist or is empty.
     """
-    _, e, total, _ = shifted_exponential(floating_namespace(x), x, axis)
-    e /= total
-    return e, SoftmaxCache(e, axis)
+    _, e, total, _ = shifted_exponential(x, axis)
+    y = e / total
+    return y, SoftmaxCache(y, axis)
 
 
 @backward_of(softmax)

@@ -3,8 +3,6 @@
 tanh(x) = (eˣ − e⁻ˣ) / (eˣ + e⁻ˣ)
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from minilm.backend import Array, floating_namespace

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from minilm.backend import DTYPES, generator
-from minilm.checks import make_options, one_of, whole
+from minilm.checks import one_of, whole
 from minilm.layers.base import Layer
 from minilm.models import ARCHITECTURES
+from minilm.options import make_options
 from minilm.tasks import TASKS
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-from minilm.checks import make_options, one_of, unknown
+from minilm.checks import one_of, unknown
 from minilm.models import ARCHITECTURES
+from minilm.options import make_options
 from minilm.presets.config import ModelConfig
 from minilm.tasks import TASKS
 

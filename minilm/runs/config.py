@@ -9,9 +9,10 @@ from typing import Any
 from minilm import __version__
 from minilm.adapt import METHODS
 from minilm.backend import generator
-from minilm.checks import make_options, one_of
+from minilm.checks import one_of
 from minilm.files import read_json, write_json
 from minilm.layers.base import Layer
+from minilm.options import make_options
 from minilm.presets import ModelConfig
 from minilm.tasks import TASKS, Task
 from minilm.train.options import TrainingOptions

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from minilm.adapt import DEFAULT, METHODS, trainable_report
 from minilm.adapt.wrapping import load_base, merge, wrappers
 from minilm.backend import resolve_device
-from minilm.checks import make_options, one_of, shallow
+from minilm.checks import one_of
+from minilm.options import make_options, shallow
 from minilm.presets import ModelConfig, Preset, find_preset
 from minilm.runs.config import RunConfig
 from minilm.runs.run import TOKENIZER, Run, best_checkpoint, is_run, open_run, refuse_existing, setting_of

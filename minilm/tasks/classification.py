@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm.backend import array_namespace, asarray_like, to_numpy
-from minilm.checks import check_options, option
 from minilm.layers.base import Layer
 from minilm.memory import MemoryPool
 from minilm.models.backbone import Backbone
 from minilm.models.classifier import Classifier, ClassifierOptions
+from minilm.options import check_options, option
 from minilm.tasks.base import Setting, Task
 from minilm.tasks.metrics import ClassificationReport
 from minilm.text.batching import BucketSampler, ClassificationBatch, pad_sequences

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.checks import check_options, option
 from minilm.layers.base import Layer
 from minilm.memory import MemoryPool
 from minilm.models.backbone import Backbone
 from minilm.models.language_model import LanguageModel, LanguageModelOptions
+from minilm.options import check_options, option
 from minilm.tasks.base import Setting, Task
 from minilm.text.batching import LanguageBatch, WindowSampler
 from minilm.text.corpus import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from minilm.checks import check_options, option
 from minilm.optim.adam import Adam, AdamW
 from minilm.optim.schedules import SCHEDULES, schedule
 from minilm.optim.sgd import SGD
+from minilm.options import check_options, option
 from minilm.train.data import TrainingData
 
 OPTIMIZERS = {

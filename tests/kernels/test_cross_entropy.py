@@ -259,7 +259,7 @@ LOGITS, TARGETS = np.zeros((4, 5), np.float32), np.arange(4)
         (LOGITS.tolist(), TARGETS, {}, TypeError, "expected a NumPy or CuPy array"),
         (LOGITS, [0, 1, 2, 3], {}, TypeError, "expected a NumPy or CuPy array"),
         (np.zeros((5, 4), np.float32).T, TARGETS, {}, ValueError, "not C-contiguous"),
-        (np.zeros((4, 0), np.float32), TARGETS, {}, ValueError, "N >= 1"),
+        (np.zeros((4, 0), np.float32), TARGETS, {}, ValueError, "V >= 1"),
         (LOGITS, TARGETS[:3], {}, ValueError, "do not fit"),
         (LOGITS, TARGETS.astype(float), {}, TypeError, "expected integers"),
         (LOGITS, np.array([0, 1, 5, 2]), {}, ValueError, "target 5 is out of range"),

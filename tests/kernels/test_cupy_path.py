@@ -252,16 +252,22 @@ REFUSED = {
     ),
     "attention, no keys": (lambda: ("attention", array(*Q), array(2, 4, 0, 16), array(2, 4, 0, 16)), {}, "no keys"),
     "attention, wrong shapes": (
-        lambda: ("attention", array(*Q), array(2, 3, 5, 16), array(2, 3, 5, 16)), {}, "definition says",
+        lambda: ("attention", array(*Q), array(2, 3, 5, 16), array(2, 3, 5, 16)), {}, "4 query heads over 3",
     ),
     "attention, mask of integers": (
-        lambda: ("attention", *(array(*Q) for _ in "qkv")), {"mask": np.ones(5, int)}, "definition says",
+        lambda: ("attention", *(array(*Q) for _ in "qkv")), {"mask": np.ones(5, int)}, "mask has dtype int64",
+    ),
+    "attention, lengths on the host": (
+        lambda: ("attention", *(array(*Q) for _ in "qkv")), {"key_lengths": np.array([1, 2])}, "arrays are mixed",
+    ),
+    "attention, lengths too long": (
+        lambda: ("attention", *(array(*Q) for _ in "qkv")), {"key_lengths": [1, 6]}, "got 6 for sequence 1",
     ),
     "cross-entropy, host targets": (
-        lambda: ("cross_entropy", array(3, 4), np.zeros(3, int)), {}, "definition says",
+        lambda: ("cross_entropy", array(3, 4), np.zeros(3, int)), {}, "arrays are mixed",
     ),
     "cross-entropy, unknown reduction": (
-        lambda: ("cross_entropy", array(3, 4), array(3, dtype="i8")), {"reduction": "max"}, "definition says",
+        lambda: ("cross_entropy", array(3, 4), array(3, dtype="i8")), {"reduction": "max"}, "'max' is unknown",
     ),
 }  # fmt: skip
 

@@ -6,7 +6,6 @@ import pytest
 from minilm.models.bag_of_words import WEIGHTINGS, BagOfWords
 from minilm.models.classifier import TextClassifier
 from minilm.models.transformer_backbone import TransformerBackbone
-from minilm.ops.pool import pool, pool_backward
 from tests.models.tiny import CLASSIFIERS, V, batch, make
 
 
@@ -54,24 +53,6 @@ def test_loss_is_the_mean_negative_log_probability():
         np.testing.assert_allclose(model.loss(data)[0], -np.log(p[np.arange(3), data.labels]).mean())
 
 
-def test_pooling_takes_what_it_says(xp):
-    """Channels 0 and 1 run left to right, 2 and 3 right to left; rows are 3 and 1 tokens long."""
-    hidden = np.arange(24.0).reshape(2, 3, 4)
-    hidden[0, 1, 0] = 100  # the largest of its channel is in the middle
-    lengths = xp.asarray(np.array([3, 1]))
-    want = {
-        ("last", 1): [hidden[0, 2], hidden[1, 0]],
-        ("last", 2): [[*hidden[0, 2, :2], *hidden[0, 0, 2:]], hidden[1, 0]],
-        ("mean", 1): [hidden[0].mean(axis=0), hidden[1, 0]],
-        ("max", 1): [[100, *hidden[0, 2, 1:]], hidden[1, 0]],
-    }
-    for (kind, directions), rows in want.items():
-        pooled, cache = pool(xp.asarray(hidden), lengths, kind, directions)
-        np.testing.assert_allclose(xp.to_numpy(pooled), np.array(rows))
-        dhidden = xp.to_numpy(pool_backward(pooled, cache))
-        assert dhidden.shape == hidden.shape and not dhidden[1, 1:].any()
-
-
 @pytest.mark.parametrize("name", ["lstm-classifier", "bilstm-classifier"])
 def test_last_is_the_final_state_of_each_direction(name):
     model, data = make(name), batch()
@@ -80,11 +61,6 @@ def test_last_is_the_final_state_of_each_direction(name):
     want, _ = model.head.forward(np.concatenate(list(h), axis=-1), train=False, cache=False)
     got, _ = model.forward(data.ids, lengths=data.lengths, train=False, cache=False)
     np.testing.assert_allclose(got, want, rtol=1e-12)
-
-
-def test_max_of_equal_values_takes_the_first():
-    _, cache = pool(np.ones((1, 3, 2)), None, "max")
-    np.testing.assert_array_equal(cache.weights[0, :, 0], [1, 0, 0])
 
 
 def test_bag_of_words_is_a_product_with_counts(rng):
@@ -116,7 +92,3 @@ def test_wrong_options(rng):
         TextClassifier(backbone, 1, "last", rng=rng)
     with pytest.raises(ValueError, match="binary"):
         BagOfWords(V, weighting="tf")
-    with pytest.raises(ValueError, match="empty text"):
-        pool(np.zeros((2, 0, 3)), None, "mean")
-    with pytest.raises(ValueError, match="unknown"):
-        pool(np.zeros((2, 1, 3)), None, "first")

@@ -278,7 +278,7 @@ class RecurrentOpSuite:
     @pytest.mark.parametrize(
         "lengths, error, message",
         [
-            ([1, 2, 5], ValueError, "from 0 to T=4, got 5 for sequence 2"),
+            ([1, 2, 5], ValueError, "got 5 for sequence 2, expected 0..4"),
             ([1, -1, 2], ValueError, "got -1 for sequence 1"),
             ([1, 2], ValueError, "shape \\(2,\\), expected \\(3,\\)"),
             ([1.0, 2.0, 3.0], TypeError, "expected integers"),

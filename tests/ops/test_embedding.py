@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm import gradcheck
-from minilm.ops.embedding import embedding, embedding_backward
+from minilm import gradcheck, reference
+from minilm.kernels.cuda.embedding import TournamentCache
+from minilm.ops.embedding import EmbeddingCache, embedding, embedding_backward
 from tests import strict_cupy
 
 IDS = {
@@ -42,6 +43,22 @@ def test_definition(name, xp, rng):
     dy = rng.normal(size=y.shape)
     dweight = xp.to_numpy(embedding_backward(xp.asarray(dy), cache))
     assert np.allclose(dweight, sum_in_a_loop(ids, dy, 5), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("padding_idx", [None, 1])
+@pytest.mark.parametrize("name", IDS)
+def test_definition_without_tuned_versions(name, padding_idx, xp, rng):
+    """On CuPy arrays another version runs unless it is told not to."""
+    ids, weight = xp.asarrays((IDS[name], rng.normal(size=(5, 3))))
+    chosen, taken = embedding(ids, weight, padding_idx)
+    dy = xp.asarray(rng.normal(size=chosen.shape))
+    with reference():
+        y, cache = embedding(ids, weight, padding_idx)
+    assert type(cache) is EmbeddingCache
+    assert (type(taken) is TournamentCache) == (xp.name != "numpy")
+    assert np.array_equal(xp.to_numpy(y), xp.to_numpy(chosen))
+    got, want = embedding_backward(dy, cache), embedding_backward(dy, taken)
+    assert np.allclose(xp.to_numpy(got), xp.to_numpy(want), rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("padding_idx", [None, 4, -1, 0])

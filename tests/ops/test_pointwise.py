@@ -1,4 +1,4 @@
-"""Activations and the error function: definitions, gradients, saturation, edges."""
+"""The pointwise functions: definitions, gradients, saturation, edges."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from minilm import gradcheck, ops
-from minilm.ops.erf import erf, erfc
 
 SQRT2 = math.sqrt(2)
 
@@ -138,51 +137,6 @@ def test_wrong_input(case, xp):
 def test_gelu_refuses_an_unknown_approximation(xp):
     with pytest.raises(ValueError, match="'erf' is unknown"):
         ops.gelu(xp.asarray(np.ones(3)), approximate="erf")
-
-
-# ---- the error function
-
-GRID = np.concatenate([np.linspace(-7, 7, 20001), np.linspace(-1e-3, 1e-3, 1001), [0.0, -0.0, 1e-300, 5e-324]])
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 5e-16), ("float32", 3e-7)])
-@pytest.mark.parametrize(("function", "definition"), [(erf, math.erf), (erfc, math.erfc)])
-def test_erf(function, definition, dtype, tolerance, xp):
-    x = GRID.astype(dtype)
-    y = function(xp.asarray(x))
-    assert y.dtype == dtype
-    assert np.abs(xp.to_numpy(y).astype(np.float64) - elementwise(definition, x)).max() <= tolerance
-
-
-def test_erfc_is_relative_in_the_right_tail(xp):
-    x = np.linspace(0, 26, 5001)
-    error = xp.to_numpy(erfc(xp.asarray(x))) / elementwise(math.erfc, x) - 1
-    assert (np.abs(error) <= 1e-15 + 1.5e-16 * x * x).all()  # the rounding of x² cannot be had back
-    small = np.linspace(0, 9, 5001).astype(np.float32)
-    error = xp.to_numpy(erfc(xp.asarray(small))) / elementwise(math.erfc, small) - 1
-    assert (np.abs(error) <= 5e-7 + 8e-8 * small * small).all()
-
-
-def test_erf_at_the_ends(xp):
-    x = np.array([-np.inf, -1e30, -0.0, 0.0, 1e30, np.inf, np.nan])
-    assert xp.to_numpy(erf(xp.asarray(x)))[:-1].tolist() == [-1, -1, 0, 0, 1, 1]
-    assert xp.to_numpy(erfc(xp.asarray(x)))[:-1].tolist() == [2, 2, 1, 1, 0, 0]
-    assert np.isnan(xp.to_numpy(erf(xp.asarray(x)))[-1])
-
-
-def test_erf_is_analytic(xp):
-    """The complex step sees the derivative 2/√π exp(−x²)."""
-    x = np.linspace(-5, 5, 2001)
-    slope = xp.to_numpy(erf(xp.asarray(x + 1e-30j))).imag / 1e-30
-    np.testing.assert_allclose(slope, 2 / math.sqrt(math.pi) * np.exp(-x * x), rtol=1e-12, atol=2e-15)
-
-
-def test_erf_against_many_digits():
-    mpmath = pytest.importorskip("mpmath")
-    x = np.linspace(-6, 6, 301)
-    with mpmath.workdps(40):
-        want = [float(mpmath.erfc(mpmath.mpf(v))) for v in x.tolist()]
-    np.testing.assert_allclose(erfc(x), want, rtol=6e-15, atol=0)
 
 
 def test_gelu_refuses_a_precision_that_erf_was_not_fitted_for(xp):

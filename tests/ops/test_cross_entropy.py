@@ -1,4 +1,4 @@
-"""Losses: definitions against loops, gradients, ignored targets, weights, smoothing, edges."""
+"""cross_entropy: its definition as a loop, its gradient, ignored targets, weights, smoothing, edges."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm import gradcheck
-from minilm.ops.binary_cross_entropy_with_logits import (
-    binary_cross_entropy_with_logits,
-    binary_cross_entropy_with_logits_backward,
-)
 from minilm.ops.cross_entropy import cross_entropy, cross_entropy_backward
 from tests.strict_cupy import no_sync
 
@@ -53,7 +49,7 @@ SHAPES = [(6, 5), (2, 3, 4), (5,), (3, 1), (7, 129)]
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_cross_entropy(shape, smoothing, weighted, reduction, xp, rng):
+def test_definition(shape, smoothing, weighted, reduction, xp, rng):
     logits, targets = draw(rng, shape, ignored=0.3 if len(shape) > 1 else 0)
     weights = rng.uniform(0.1, 2, shape[-1]) if weighted else None
     loss, _ = cross_entropy(
@@ -68,7 +64,7 @@ def test_cross_entropy(shape, smoothing, weighted, reduction, xp, rng):
 
 
 @given(st.data())
-def test_cross_entropy_is_the_loop(data):
+def test_is_the_loop(data):
     """Any shape, any share of ignored targets, any weights (zeros too), any ignore_index."""
     V, N = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 5))
     ignore_index = data.draw(st.sampled_from([-100, 0, -1]))
@@ -92,7 +88,7 @@ def test_cross_entropy_is_the_loop(data):
 @pytest.mark.parametrize("method", ["complex-step", "central-difference"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("smoothing", "weighted"), [(0.0, False), (0.0, True), (0.1, False), (0.1, True)])
-def test_cross_entropy_gradient(smoothing, weighted, reduction, method, xp, rng):
+def test_gradient(smoothing, weighted, reduction, method, xp, rng):
     logits, targets = xp.asarrays(draw(rng, (2, 6, 5)))
     weights = xp.asarray(rng.uniform(0.1, 2, 5)) if weighted else None
 
@@ -104,7 +100,7 @@ def test_cross_entropy_gradient(smoothing, weighted, reduction, method, xp, rng)
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[-1] > 1])  # with one class it is 0 up to rounding
-def test_cross_entropy_gradient_of_each_element(shape, rng):
+def test_gradient_of_each_element(shape, rng):
     logits, targets = draw(rng, shape, ignored=0)
 
     def op(logits):
@@ -116,7 +112,7 @@ def test_cross_entropy_gradient_of_each_element(shape, rng):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_cross_entropy_laws(reduction, xp, rng):
+def test_laws(reduction, xp, rng):
     logits, targets = xp.asarrays(draw(rng, (2, 6, 5)))
     weights = xp.asarray(rng.uniform(0.1, 2, 5))
 
@@ -130,16 +126,9 @@ def test_cross_entropy_laws(reduction, xp, rng):
 def test_backward_from_one(reduction, xp, rng):
     """dloss may be the number 1.0: the same as an array of ones."""
     logits, targets = xp.asarrays(draw(rng, (2, 6, 5)))
-    pairs = [
-        (cross_entropy(logits, targets, reduction=reduction), cross_entropy_backward),
-        (
-            binary_cross_entropy_with_logits(logits, logits > 0, reduction=reduction),
-            binary_cross_entropy_with_logits_backward,
-        ),
-    ]
-    for (loss, cache), backward in pairs:
-        ones = xp.asarray(np.ones(loss.shape))
-        np.testing.assert_array_equal(*(xp.to_numpy(backward(dloss, cache)) for dloss in (1.0, ones)))
+    loss, cache = cross_entropy(logits, targets, reduction=reduction)
+    ones = xp.asarray(np.ones(loss.shape))
+    np.testing.assert_array_equal(*(xp.to_numpy(cross_entropy_backward(dloss, cache)) for dloss in (1.0, ones)))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -165,9 +154,6 @@ def test_empty_batch(shape, xp):
         assert loss.shape == (shape[:-1] if reduction == "none" else ())
         assert np.isnan(xp.to_numpy(loss)) if reduction == "mean" else not xp.to_numpy(loss).any()
         assert cross_entropy_backward(1.0, cache).shape == shape
-        loss, cache = binary_cross_entropy_with_logits(logits, logits, reduction=reduction)
-        assert np.isnan(xp.to_numpy(loss)) if reduction == "mean" else not xp.to_numpy(loss).any()
-        assert binary_cross_entropy_with_logits_backward(1.0, cache).shape == shape
 
 
 def test_infinite_logits(xp):
@@ -209,7 +195,7 @@ def test_large_logits(xp):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_cross_entropy_float32(reduction, xp, rng):
+def test_float32(reduction, xp, rng):
     """Also with float64 weights: they are cast."""
     logits, targets = draw(rng, (50, 300))
     options = {"label_smoothing": 0.1, "reduction": reduction}
@@ -260,8 +246,6 @@ def test_no_synchronisation(xp, rng):
             )
             cross_entropy_backward(1.0, cache)
             cross_entropy_backward(loss, cache)
-            loss, cache = binary_cross_entropy_with_logits(logits, logits > 0, reduction=reduction)
-            binary_cross_entropy_with_logits_backward(loss, cache)
 
 
 @pytest.mark.parametrize("bad", [5, -1, 1000, -101])
@@ -278,7 +262,7 @@ def test_a_target_out_of_range(bad, xp, rng):
     assert np.isnan(xp.to_numpy(cross_entropy(logits, targets)[0]))
 
 
-def test_cross_entropy_wrong_input(xp, rng):
+def test_wrong_input(xp, rng):
     logits, targets = xp.asarrays(draw(rng, (3, 5)))
     for arguments, options, error, message in [
         ((logits, targets[:2]), {}, ValueError, r"\(3, 5\) and targets \(2,\)"),
@@ -292,82 +276,3 @@ def test_cross_entropy_wrong_input(xp, rng):
     ]:
         with pytest.raises(error, match=message):
             cross_entropy(*arguments, **options)
-
-
-# ---- binary cross-entropy
-
-bce, bce_backward = binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_backward
-
-
-def softplus(x):
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-
-
-@pytest.mark.parametrize("pos_weight", [None, 3.0, 2, "array", "per class"])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("shape", [(6, 5), (4,), (1, 1), ()])
-def test_binary_cross_entropy(shape, reduction, pos_weight, xp, rng):
-    logits, targets = np.asarray(4 * rng.normal(size=shape)), np.asarray(rng.random(shape))
-    weight = {"array": np.asarray(rng.uniform(0.5, 3, shape)), "per class": rng.uniform(0.5, 3, shape[-1:])}.get(
-        pos_weight, pos_weight
-    )
-    loss, _ = bce(*xp.asarrays((logits, targets)), pos_weight=xp.asarray(weight), reduction=reduction)
-    w = np.broadcast_to(1.0 if weight is None else weight, shape)
-    want = np.empty(shape)
-    for i in np.ndindex(*shape):
-        x, t = float(logits[i]), float(targets[i])
-        want[i] = w[i] * t * softplus(-x) + (1 - t) * softplus(x)
-    want = {"mean": want.mean(), "sum": want.sum(), "none": want}[reduction]
-    assert loss.shape == (shape if reduction == "none" else ())
-    np.testing.assert_allclose(xp.to_numpy(loss), want, rtol=1e-13)
-
-
-@pytest.mark.parametrize("method", ["complex-step", "central-difference"])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("pos_weight", [None, 3.0])
-def test_binary_cross_entropy_gradient(pos_weight, reduction, method, xp, rng):
-    logits, targets = xp.asarrays((2 * rng.normal(size=(6, 5)), rng.random((6, 5))))
-
-    def op(logits):
-        return bce(logits, targets, pos_weight=pos_weight, reduction=reduction)
-
-    report = gradcheck.gradcheck(op, bce_backward, (logits,), method=method)
-    assert report.max_rel_error <= (1e-11 if method == "complex-step" else 1e-7), report
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_binary_cross_entropy_laws(reduction, xp, rng):
-    logits, targets = xp.asarrays((rng.normal(size=(6, 5)), rng.integers(0, 2, (6, 5))))
-    gradcheck.check_laws(lambda logits: bce(logits, targets, reduction=reduction), bce_backward, (logits,))
-
-
-@pytest.mark.parametrize("dtype", ["bool", "int64", "uint8", "float32", "float64"])
-def test_any_targets(dtype, xp):
-    logits = np.array([-2.0, 0.0, 3.0], dtype=np.float32)
-    loss, cache = bce(*xp.asarrays((logits, np.array([0, 1, 1]).astype(dtype))), reduction="none")
-    assert loss.dtype == bce_backward(1.0, cache).dtype == np.float32
-    np.testing.assert_allclose(xp.to_numpy(loss), [softplus(-2), softplus(0), softplus(-3)], rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_sure_predictions(dtype, xp):
-    """At ±1000: no overflow, the loss is 0 or 1000, and the gradients of right answers keep their digits."""
-    logits = np.array([-1000.0, -1000.0, 1000.0, 1000.0, -30.0, 30.0]).astype(dtype)
-    targets = np.array([0, 1, 0, 1, 0, 1])
-    loss, cache = bce(*xp.asarrays((logits, targets)), reduction="none")
-    dlogits = xp.to_numpy(bce_backward(1.0, cache))
-    tiny = math.exp(-30)
-    np.testing.assert_allclose(xp.to_numpy(loss), [0, 1000, 1000, 0, tiny, tiny], rtol=2e-6)
-    np.testing.assert_allclose(dlogits, [0, -1, 1, 0, tiny, -tiny], rtol=2e-6)
-
-
-def test_binary_cross_entropy_wrong_input(xp):
-    x = xp.asarray(np.zeros((2, 3)))
-    for arguments, options, error, message in [
-        ((x, x[0]), {}, ValueError, r"\(3,\), expected the logits' \(2, 3\)"),
-        ((x > 0, x), {}, TypeError, "bool"),
-        ((x, x), {"reduction": "max"}, ValueError, "'max' is unknown"),
-        ((x, x), {"pos_weight": x[:, :2]}, ValueError, r"pos_weight \(2, 2\) does not broadcast"),
-    ]:
-        with pytest.raises(error, match=message):
-            bce(*arguments, **options)
