@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -87,8 +87,11 @@ def check_broadcast(name: str, array: Array | None, to: tuple[int, ...]) -> None
         raise ValueError(f"{name} has shape {array.shape}, which does not broadcast to {to}")
 
 
-def check_lengths(name: str, lengths: Array | Sequence[int], B: int, T: int) -> Array:
-    """`lengths` (B,), integers in 0..T, as an array. Values on a GPU are not looked at: the host would wait for it."""
+def check_lengths(name: str, lengths: Any, B: int, T: int) -> Array:
+    """`lengths` (B,), an array or list of integers in 0..T, as an array.
+
+    Values on a GPU are not looked at: the host would wait for it.
+    """
     if isinstance(lengths, list | tuple):
         lengths = np.asarray(lengths, dtype=None if len(lengths) else np.int64)
     on_host = array_namespace(lengths) is np

@@ -20,7 +20,7 @@ COMMANDS = (demo, train, generate, finetune, evaluate, predict, info, gradcheck)
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="minilm",
-        description="A mini language-model stack from scratch: train, fine-tune, evaluate, generate, prove gradients.",
+        description="A mini language-model stack from scratch: train, fine-tune, evaluate, generate, check gradients.",
     )
     parser.add_argument("--version", action="version", version=f"minilm {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")

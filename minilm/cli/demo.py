@@ -18,7 +18,6 @@ from minilm.cli import options, plots
 from minilm.cli.printing import table
 from minilm.models import generate
 from minilm.runs import Run, Trained
-from minilm.train.data import an_array_of
 
 PROMPTS = ("In the beginning", "And Jesus said unto them", "The LORD is")
 VERSE = "In the beginning God created the heaven and the earth."
@@ -151,9 +150,7 @@ def _draw(out: Path, pretrained: Trained, tuned: dict[str, Trained]) -> None:
         return
     run = pretrained.run
     ids = run.tokenizer.encode(VERSE)
-    weights = run.model.backbone.attention_weights(asarray_like(np.array([ids]), an_array_of(run.model)))[
-        -1
-    ]  # (1, H, T, T)
+    weights = run.model.backbone.attention_weights(asarray_like(np.array([ids]), run.model.array))[-1]  # (1, H, T, T)
     labels = next(iter(tuned.values())).run.config.model.head.labels
     written = [
         plots.loss_curve(pretrained.result.history, out / "loss.png"),

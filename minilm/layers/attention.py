@@ -18,14 +18,14 @@ import numpy as np
 from minilm.backend import Array
 from minilm.checks import number
 from minilm.layers.base import Gradients, merge, under_first_names
-from minilm.layers.chain import Chain, ChainCache, Composite
+from minilm.layers.chain import Chain, Composite
 from minilm.layers.heads import Heads
 from minilm.layers.linear import Linear
 from minilm.layers.positional import NoPositions, PositionalEncoding
 
 
 class MultiHeadAttentionCache(NamedTuple):
-    chain: ChainCache
+    chain: Any
     memory: Any  # of kv_proj
 
 
@@ -59,7 +59,7 @@ class MultiHeadAttention(Composite):
         number("attention: dropout", dropout, below=1)
         if positions is not None and positions.parameters():
             raise ValueError("attention: positions with parameters belong below the blocks, not inside attention")
-        self.width = width
+        self.width, self.heads, self.kv_heads = width, heads, kv_heads
         size = width // heads
         shared = 2 * kv_heads * size  # rows of k and v
         first = "q_proj" if cross else "in_proj"
@@ -100,7 +100,7 @@ class MultiHeadAttention(Composite):
         if self.reads_memory:
             options["memory"], projected = self.kv_proj.forward(memory, train=train, cache=cache, rng=rng)
         y, own = self.chain.forward(x, train=train, cache=cache, rng=rng, attention=options)
-        return y, MultiHeadAttentionCache(own, projected) if cache else None
+        return y, None if own is None else MultiHeadAttentionCache(own, projected)
 
     def backward(
         self, dy: Array, cache: MultiHeadAttentionCache, *, need_dx: bool = True, need_dmemory: bool | None = None

@@ -41,6 +41,7 @@ class Layer:
     All three can be read as attributes: layer.weight, layer.norm1.
     """
 
+    mixes_rows = False  # what a row of the batch gives depends on the other rows
     reads_memory = False  # forward takes a `memory` beside x, and backward gives (dx, dmemory) in place of dx
 
     def __init__(self) -> None:
@@ -73,6 +74,11 @@ class Layer:
         return self.forward(x, train=False, cache=False)[0], None
 
     # ---- the tree
+
+    @property
+    def array(self) -> Array:
+        """Some parameter: it tells the array library, and the device, that inputs must be on."""
+        return next(array for _, layer in self.walk() for array in layer.params.values())
 
     def places(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         """Every place of the tree: its dotted prefix ("" or "blocks.0.") and the layer there, this one first."""

@@ -64,6 +64,8 @@ class BatchNorm(Layer):
     `momentum`; inference uses the buffers. [Ioffe & Szegedy 2015]
     """
 
+    mixes_rows = True
+
     def __init__(self, width: int, momentum: float = 0.1, eps: float = 1e-5, *, dtype: str = "float32") -> None:
         super().__init__()
         whole("BatchNorm: width", width, 1)

@@ -91,6 +91,6 @@ class LanguageModel(Composite):
 
     def next_logits(self, ids: Array, state: BackboneState | None = None) -> tuple[Array, BackboneState]:
         """The logits (B, V) of the token after ids (B, T), which follow the tokens in `state`, and the new state."""
-        hidden, state = self.backbone.extend(ids, state)  # (B, T, C)
+        hidden, seen = self.backbone.extend(ids, state)  # (B, T, C)
         logits, _ = self.head.forward(hidden[:, -1], train=False, cache=False)  # (B, V)
-        return logits, state
+        return logits, seen

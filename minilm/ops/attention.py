@@ -144,7 +144,7 @@ def check_attention(
     check_broadcast(f"{name}: bias", bias, (B, H, Tq, Tk))
     check_dropout(f"{name}: dropout", dropout, rng)
     lengths = None if key_lengths is None else check_lengths(f"{name}: key_lengths", key_lengths, B, Tk)
-    if isinstance(key_lengths, list | tuple):
+    if lengths is not None and isinstance(key_lengths, list | tuple):
         lengths = asarray_like(lengths, q)
     array_namespace(q, mask, bias, lengths)
     return lengths

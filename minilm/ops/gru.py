@@ -69,7 +69,7 @@ def gru(
 
 
 @backward_of(gru)
-def gru_backward(dy: tuple[Array | None, ...], cache: GRUCache, wrt: Container[str] = ARGUMENTS) -> Gradients:
+def gru_backward(dy: tuple[Array | None, Array | None], cache: GRUCache, wrt: Container[str] = ARGUMENTS) -> Gradients:
     """The gradients of x, w_ih, w_hh, b_ih, b_hh, h0 from (dy, dh_n), either of which may be None.
 
     With δ_t = ∂L/∂h_t, all that later steps and the results send back:

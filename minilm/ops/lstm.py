@@ -72,7 +72,9 @@ def lstm(
 
 
 @backward_of(lstm)
-def lstm_backward(dy: tuple[Array | None, ...], cache: LSTMCache, wrt: Container[str] = ARGUMENTS) -> Gradients:
+def lstm_backward(
+    dy: tuple[Array | None, Array | None, Array | None], cache: LSTMCache, wrt: Container[str] = ARGUMENTS
+) -> Gradients:
     """The gradients of x, w_ih, w_hh, b_ih, b_hh, h0, c0 from (dy, dh_n, dc_n), any of which may be None.
 
     With δ_t = ∂L/∂h_t and γ_t = ∂L/∂c_t, all that later steps and the results send back:

@@ -63,7 +63,7 @@ def rnn(
 
 
 @backward_of(rnn)
-def rnn_backward(dy: tuple[Array | None, ...], cache: RNNCache, wrt: Container[str] = ARGUMENTS) -> Gradients:
+def rnn_backward(dy: tuple[Array | None, Array | None], cache: RNNCache, wrt: Container[str] = ARGUMENTS) -> Gradients:
     """The gradients of x, w_ih, w_hh, b_ih, b_hh, h0 from (dy, dh_n), either of which may be None.
 
     With a_t what tanh is taken of, and δ_t = ∂L/∂h_t what y_t, h_n and the next step send back:

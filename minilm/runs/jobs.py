@@ -94,30 +94,30 @@ def train(
     chosen = TASKS[one_of("task", task, TASKS)]
     options = METHODS[one_of("method", method, METHODS)].options
     adapted = make_options(options, adaptation or {}, f"method {method}")
-    config = RunConfig.load(base) if is_run(base) else None
-    preset = find_preset(config.model.preset if config else str(base))
-    anew = config is None and preset.task == task
+    started = RunConfig.load(base) if is_run(base) else None
+    preset = find_preset(started.model.preset if started else str(base))
+    anew = started is None and preset.task == task
     settings = _training(preset.training if anew else _finetuning(method), training or {}, seed)
     own_data = make_options(chosen.options, (preset.data if preset.task == task else {}) | dict(data or {}), task)
-    draft = _draft(config.model if config else preset, chosen, model or {}, seed, dtype)
-    if config is None:
+    draft = _draft(started.model if started else preset, chosen, model or {}, seed, dtype)
+    if started is None:
         draft.build()  # options that don't fit together are told before the data is read
     sources = (sources,) if isinstance(sources, str | Path) else sources
     sources = tuple(str(Path(s).resolve()) if Path(s).exists() else str(s) for s in sources)
     examples = chosen.read(sources, own_data, seed)
-    kind_of_tokens = _tokenizer(config and Path(base), preset, chosen, examples, tokenizer, vocabulary or {})
+    encoder = _tokenizer(started and Path(base), preset, chosen, examples, tokenizer, vocabulary or {})
     head = make_options(chosen.head, chosen.head_for(examples, shallow(draft.head)), task)
-    run = RunConfig(
-        model=replace(draft, vocab_size=kind_of_tokens.size, head=head),
+    config = RunConfig(
+        model=replace(draft, vocab_size=encoder.size, head=head),
         sources=sources,
         data=own_data,
         method=method,
         adaptation=adapted,
         training=settings,
-        base=str(Path(base).resolve()) if config else None,
+        base=str(Path(base).resolve()) if started else None,
     )
-    run.build()  # an impossible rank or pooling is told now
-    _write(Path(out), run, kind_of_tokens, examples)
+    config.build()  # an impossible rank or pooling is told now
+    _write(Path(out), config, encoder, examples)
     return resume(out, device=device, progress=progress)
 
 

@@ -23,7 +23,7 @@ from minilm.tasks.base import Setting, Task
 from minilm.tasks.metrics import classification_scores, confusion_matrix
 from minilm.text.batching import BucketSampler, ClassificationBatch, pad_sequences
 from minilm.text.datasets import LabelledTexts, load_labelled, train_validation_split
-from minilm.train.data import Metric, an_array_of, batch_like
+from minilm.train.data import Metric, batch_like
 
 HELD_OUT = 0.1  # of the training texts, to choose the best checkpoint
 
@@ -110,7 +110,7 @@ class Classification(Task):
 
     def predict(self, setting: Setting, model: Layer, inputs: Sequence[str], batch_size: int) -> list[dict[str, float]]:
         """The probability of every label for each text, by the labels' names."""
-        like, labels, predictions = an_array_of(model), setting.model.head.labels, []
+        like, labels, predictions = model.array, setting.model.head.labels, []
         sequences = setting.tokenizer.encode_batch(inputs)
         for first in range(0, len(sequences), batch_size):
             part = sequences[first : first + batch_size]
@@ -185,7 +185,7 @@ def evaluate_classifier(
     model: Classifier, batches: Iterable[ClassificationBatch], *, names: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """`classification_scores` of a text classifier on `batches`, of any sizes. `names` are those of the classes."""
-    like = an_array_of(model)
+    like = model.array
     found, labels = [], []
     with MemoryPool():
         for batch in batches:

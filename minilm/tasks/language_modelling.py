@@ -34,7 +34,7 @@ from minilm.text.corpus import (
     token_array,
 )  # fmt: skip
 from minilm.text.tokenizers import Tokenizer
-from minilm.train.data import Metric, an_array_of, batch_like, stacked
+from minilm.train.data import Metric, batch_like, stacked
 
 TOKENS = "tokens.bin"
 VALIDATION_TOKENS = 20_000  # of the held-out text, looked at during training; an evaluation takes all of it
@@ -177,7 +177,7 @@ def evaluate_language_model(
     if len(tokens) < 2:
         raise ValueError(f"{len(tokens)} tokens leave nothing to predict; give a longer text")
     context = min(context, len(tokens) - 1)
-    like = an_array_of(model)
+    like = model.array
     counts, losses = [], []
     with MemoryPool():
         for batch in islice(WindowSampler(tokens, context, batch_size).sequential(batch_size), max_batches):

@@ -56,11 +56,6 @@ class TrainingData(Protocol):
         ...
 
 
-def an_array_of(model: Layer) -> Array:
-    """Some parameter of `model`: it tells the array library that batches must move to."""
-    return next(iter(model.parameters().values()))
-
-
 def batch_like(batch: Any, like: Array) -> Any:
     """The batch with its host arrays moved to the array library of `like`."""
     if array_namespace(like) is np:

@@ -22,7 +22,6 @@ import numpy as np
 from minilm import threads
 from minilm.backend import Array, array_namespace, generator
 from minilm.layers.base import Gradients, Layer
-from minilm.layers.normalization import BatchNorm
 from minilm.layers.recurrent import Recurrent
 from minilm.memory import MemoryPool
 from minilm.train.data import batch_rows
@@ -39,7 +38,7 @@ class BatchGradients:
         self.model = model
         self.pools: list[MemoryPool] = [MemoryPool()]
         layers = [layer for _, layer in model.walk()]
-        self.divisible = not any(isinstance(layer, BatchNorm) for layer in layers)
+        self.divisible = not any(layer.mixes_rows for layer in layers)
         self.width = max((min(p.shape) for p in model.parameters().values() if p.ndim == 2), default=0)
         self.hidden = min((layer.hidden_size for layer in layers if isinstance(layer, Recurrent)), default=None)
 
