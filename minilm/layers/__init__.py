@@ -5,60 +5,29 @@ dx, grads = layer.backward(dy, cache)            grads has the keys of layer.tra
 y, state = layer.extend(x, state)                inference that continues
 """
 
-from minilm.layers.activation import Activation
-from minilm.layers.attention import MultiHeadAttention
-from minilm.layers.base import Layer, bind, merge
-from minilm.layers.chain import Chain, Composite, Stack
-from minilm.layers.convolution import Conv1d
-from minilm.layers.dropout import Dropout
-from minilm.layers.embedding import Embedding
-from minilm.layers.linear import Linear, TiedLinear
-from minilm.layers.normalization import BatchNorm, LayerNorm, RMSNorm
-from minilm.layers.padding import ZeroPadding
-from minilm.layers.pooling import Pooling
+from minilm.layers.activation import Activation as Activation
+from minilm.layers.attention import MultiHeadAttention as MultiHeadAttention
+from minilm.layers.base import Layer as Layer, bind as bind, merge as merge
+from minilm.layers.chain import Chain as Chain, Composite as Composite, Stack as Stack
+from minilm.layers.convolution import Conv1d as Conv1d
+from minilm.layers.dropout import Dropout as Dropout
+from minilm.layers.embedding import Embedding as Embedding
+from minilm.layers.linear import Linear as Linear, TiedLinear as TiedLinear
+from minilm.layers.normalization import BatchNorm as BatchNorm, LayerNorm as LayerNorm, RMSNorm as RMSNorm
+from minilm.layers.padding import ZeroPadding as ZeroPadding
+from minilm.layers.pooling import Pooling as Pooling
 from minilm.layers.positional import (
-    ALiBi,
-    Learned,
-    NoPositions,
-    PositionalEncoding,
-    Rotary,
-    Sinusoidal,
-    positional_encoding,
+    ALiBi as ALiBi,
+    Learned as Learned,
+    NoPositions as NoPositions,
+    PositionalEncoding as PositionalEncoding,
+    Rotary as Rotary,
+    Sinusoidal as Sinusoidal,
+    positional_encoding as positional_encoding,
 )
-from minilm.layers.recurrent import GRU, LSTM, RNN
-from minilm.layers.residual import Residual
-from minilm.layers.transformer import TransformerDecoderBlock, TransformerEncoderBlock
-
-__all__ = [
-    "GRU",
-    "LSTM",
-    "RNN",
-    "ALiBi",
-    "Activation",
-    "BatchNorm",
-    "Chain",
-    "Composite",
-    "Conv1d",
-    "Dropout",
-    "Embedding",
-    "Layer",
-    "LayerNorm",
-    "Learned",
-    "Linear",
-    "MultiHeadAttention",
-    "NoPositions",
-    "Pooling",
-    "PositionalEncoding",
-    "RMSNorm",
-    "Residual",
-    "Rotary",
-    "Sinusoidal",
-    "Stack",
-    "TiedLinear",
-    "TransformerDecoderBlock",
-    "TransformerEncoderBlock",
-    "ZeroPadding",
-    "bind",
-    "merge",
-    "positional_encoding",
-]
+from minilm.layers.recurrent import GRU as GRU, LSTM as LSTM, RNN as RNN
+from minilm.layers.residual import Residual as Residual
+from minilm.layers.transformer import (
+    TransformerDecoderBlock as TransformerDecoderBlock,
+    TransformerEncoderBlock as TransformerEncoderBlock,
+)

@@ -64,14 +64,7 @@ class BagOfWordsCache(NamedTuple):
 class BagOfWords(Classifier):
     """Parameters weight (V, 1 or K) and bias, both zero at the start: the problem is convex, so it doesn't matter."""
 
-    def __init__(
-        self,
-        vocab_size: int,
-        classes: int = 2,
-        *,
-        weighting: str = "binary",
-        dtype: str = "float32",
-    ) -> None:
+    def __init__(self, vocab_size: int, classes: int = 2, *, weighting: str = "binary", dtype: str = "float32") -> None:
         super().__init__(classes)
         whole("vocab_size", vocab_size, 1)
         self.weighting, self.context = one_of("weighting", weighting, WEIGHTINGS), None

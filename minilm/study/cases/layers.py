@@ -55,9 +55,8 @@ class LayerCases:
 
 def public_layers() -> list[str]:
     """The layer classes of `minilm.layers`; `Layer` itself defines no forward."""
-    public = {name: getattr(minilm.layers, name) for name in minilm.layers.__all__}
-    classes = {name: thing for name, thing in public.items() if inspect.isclass(thing) and issubclass(thing, Layer)}
-    return [name for name, layer in classes.items() if layer is not Layer]
+    classes = {name: thing for name, thing in vars(minilm.layers).items() if inspect.isclass(thing)}
+    return [name for name, thing in classes.items() if issubclass(thing, Layer) and thing is not Layer]
 
 
 LAYERS = CaseTable("layer", public_layers, LayerCases)
