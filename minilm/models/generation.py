@@ -54,30 +54,23 @@ def generate(
             f"the prompt is {prompt.size} tokens long, but the context of this model is {context}: shorten the prompt"
         )
     whole("max_new_tokens", max_new_tokens)
-    _check_sampling(temperature, top_k, top_p, rng)
+    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "rng": rng}
+    _check_sampling(**sampling)
     ends = frozenset() if stop is None else frozenset([stop] if isinstance(stop, int | np.integer) else stop)
-    return _generate(model, prompt.tolist(), max_new_tokens, temperature, top_k, top_p, rng, ends)
+    return _generate(model, prompt.tolist(), max_new_tokens, ends, sampling)
 
 
 def _generate(
-    model: LanguageModel,
-    tokens: list[int],
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    rng: np.random.Generator | None,
-    stop: frozenset[int],
+    model: LanguageModel, tokens: list[int], max_new_tokens: int, stop: frozenset[int], sampling: dict[str, Any]
 ) -> Iterator[int]:
-    like = next(iter(model.parameters().values()))
     state: Any = None
     new, seen = tokens, 0  # what the state has not seen yet, and how much it has
     for _ in range(max_new_tokens):
         if model.context is not None and seen + len(new) > model.context:
             state, new, seen = None, tokens[-model.context :], 0
-        logits, state = model.next_logits(asarray_like(np.array([new], np.int64), like), state)  # (1, V)
+        logits, state = model.next_logits(asarray_like(np.array([new], np.int64), model.array), state)  # (1, V)
         seen += len(new)
-        token = sample(to_numpy(logits)[0], temperature=temperature, top_k=top_k, top_p=top_p, rng=rng)
+        token = sample(to_numpy(logits)[0], **sampling)
         if token in stop:
             return
         yield token
