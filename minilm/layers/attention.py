@@ -117,18 +117,10 @@ class MultiHeadAttention(Composite):
             merge(grads, own, "kv_proj.")
         return (dx, dmemory), under_first_names(self, grads)
 
-    def weights(
-        self,
-        x: Array,
-        memory: Array | None = None,
-        *,
-        causal: bool = False,
-        key_lengths: Array | None = None,
-        mask: Array | None = None,
-    ) -> Array:
+    def weights(self, x: Array, memory: Array | None = None, **masks: Any) -> Array:
         """The attention weights (B, H, T, S), for pictures: row t says where position t looks. No dropout."""
         self._check(x, memory)
         x, _ = self.children["q_proj" if self.reads_memory else "in_proj"].forward(x, train=False, cache=False)
         if self.reads_memory:
             memory, _ = self.kv_proj.forward(memory, train=False, cache=False)
-        return self.attention.weights(x, memory, causal=causal, key_lengths=key_lengths, mask=mask)
+        return self.attention.weights(x, memory, **masks)

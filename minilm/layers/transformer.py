@@ -13,7 +13,7 @@ and TransformerDecoderLayer.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,16 +36,14 @@ FEED_FORWARD = ("linear1", "activation", "dropout", "linear2")
 def make_norm(kind: str, width: int, *, bias: bool = True, eps: float | None = None, dtype: str = "float32") -> Layer:
     """The norm named "layer" or "rms", with its own default ε where none is given."""
     one_of("norm", kind, NORMS)
-    options = {} if eps is None else {"eps": eps}
-    return (
-        LayerNorm(width, bias=bias, dtype=dtype, **options)
-        if kind == "layer"
-        else RMSNorm(width, dtype=dtype, **options)
-    )
+    options: dict[str, Any] = {"dtype": dtype} if eps is None else {"dtype": dtype, "eps": eps}
+    return RMSNorm(width, **options) if kind == "rms" else LayerNorm(width, bias=bias, **options)
 
 
 class _Block(Composite):
     """What encoder and decoder blocks share: one sub-layer for each attention, then the feed-forward one."""
+
+    attentions: ClassVar[dict[str, bool]]  # by the child's name, whether it reads the memory
 
     def __init__(
         self,
@@ -53,7 +51,8 @@ class _Block(Composite):
         heads: int,
         hidden: int | None = None,
         *,
-        attentions: dict[str, dict[str, Any]],
+        kv_heads: int | None = None,
+        positions: PositionalEncoding | None = None,
         dropout: float = 0.0,
         activation: str = "relu",
         norm: str = "layer",
@@ -67,16 +66,17 @@ class _Block(Composite):
         hidden = 4 * width if hidden is None else hidden
         whole("Transformer block: hidden", hidden, 1)
         self.width, self.norm_first = width, norm_first
-        for name, options in attentions.items():
+        for name, cross in self.attentions.items():
             self.children[name] = MultiHeadAttention(
-                width, heads, dropout=dropout, bias=bias, rng=rng, dtype=dtype, **options
-            )
+                width, heads, kv_heads=kv_heads, dropout=dropout, bias=bias, cross=cross,
+                positions=None if cross else positions, rng=rng, dtype=dtype,
+            )  # fmt: skip
         self.children["linear1"] = Linear(width, hidden, bias, rng=rng, dtype=dtype)
         self.children["activation"] = Activation(activation)
         self.children["dropout"] = Dropout(dropout)
         self.children["linear2"] = Linear(hidden, width, bias, rng=rng, dtype=dtype)
         steps: list[str | Chain] = []
-        for number, inner in enumerate([*((name,) for name in attentions), FEED_FORWARD], 1):
+        for number, inner in enumerate([*((name,) for name in self.attentions), FEED_FORWARD], 1):
             name = f"norm{number}"
             self.children[name] = make_norm(norm, width, bias=bias, eps=eps, dtype=dtype)
             if norm_first:
@@ -96,23 +96,7 @@ class TransformerEncoderBlock(_Block):
     kv_heads, positions     as in MultiHeadAttention
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        hidden: int | None = None,
-        *,
-        kv_heads: int | None = None,
-        positions: PositionalEncoding | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            width,
-            heads,
-            hidden,
-            attentions={"self_attn": {"kv_heads": kv_heads, "positions": positions}},
-            **options,
-        )
+    attentions: ClassVar = {"self_attn": False}
 
     def forward(
         self,
@@ -142,21 +126,7 @@ class TransformerDecoderBlock(_Block):
     Options are those of TransformerEncoderBlock. Children self_attn and multihead_attn (the one that reads the memory).
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        hidden: int | None = None,
-        *,
-        kv_heads: int | None = None,
-        positions: PositionalEncoding | None = None,
-        **options: Any,
-    ) -> None:
-        attentions = {
-            "self_attn": {"kv_heads": kv_heads, "positions": positions},
-            "multihead_attn": {"kv_heads": kv_heads, "cross": True},
-        }
-        super().__init__(width, heads, hidden, attentions=attentions, **options)
+    attentions: ClassVar = {"self_attn": False, "multihead_attn": True}
 
     def forward(
         self,
