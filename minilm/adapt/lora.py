@@ -28,11 +28,11 @@ from minilm.adapt.method import HEAD, Method
 from minilm.adapt.wrapping import Site, Wrapper, listed, matching_parameters, refuse_adapted, sites, wrap
 from minilm.backend import Array, array_namespace, asarray_like, generator
 from minilm.layers.base import Gradients, Layer, merge
+from minilm.layers.dropout import Dropout
 from minilm.layers.embedding import Embedding
 from minilm.layers.initialization import uniform
 from minilm.layers.linear import Linear
 from minilm.layers.positional import PositionalEncoding
-from minilm.ops.dropout import DropoutCache, dropout, dropout_backward
 from minilm.ops.linear import LinearCache, linear, linear_backward
 from minilm.options import check_options, option
 
@@ -67,20 +67,19 @@ class LoRA(Wrapper):
 
     def merged_weights(self) -> dict[str, Array]:
         """W' = W + s B A of each adapted weight, new arrays in the shape of W."""
-        return {name: self._merged_weight(name) for name in self.adapted}
-
-    def _merged_weight(self, name: str) -> Array:
-        name_a, name_b = self.factor_names(name)
-        weight = self.base.params[name]
-        update = self.params[name_b] @ (self.scale * self.params[name_a])  # (Cout, Cin)
-        return weight + update.reshape(weight.shape)
+        merged = {}
+        for name in self.adapted:
+            weight, (name_a, name_b) = self.base.params[name], self.factor_names(name)
+            update = self.params[name_b] @ (self.scale * self.params[name_a])  # (Cout, Cin)
+            merged[name] = weight + update.reshape(weight.shape)
+        return merged
 
 
 class LoRALinearCache(NamedTuple):
     """The caches of the parts. x is kept once (both branches borrow it), besides the r numbers a position of s x Aᵀ."""
 
     base: Any
-    dropout: DropoutCache | None
+    dropout: Any
     down: LinearCache
     up: LinearCache
 
@@ -100,7 +99,7 @@ class LoRALinear(LoRA):
         self, base: Linear, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, *, rng: np.random.Generator
     ) -> None:
         super().__init__(base, ("weight",), rank, alpha, rng=rng)
-        self.dropout = dropout
+        self.children["dropout"] = Dropout(dropout)
 
     def factor_names(self, weight: str) -> tuple[str, str]:
         return "lora_A", "lora_B"
@@ -110,11 +109,7 @@ class LoRALinear(LoRA):
     ) -> tuple[Array, LoRALinearCache | None]:
         """y, cache. Raises ValueError where dropout has no generator to draw from."""
         y, base_cache = self.base.forward(x, train=train, cache=cache, rng=rng)  # (..., Cout)
-        dropped, dropout_cache = x, None
-        if train and self.dropout > 0:
-            if rng is None:
-                raise ValueError(f"LoRA dropout {self.dropout} draws random numbers while training; pass rng=")
-            dropped, dropout_cache = dropout(x, self.dropout, rng, cache=cache)
+        dropped, dropout_cache = self.children["dropout"].forward(x, train=train, cache=cache, rng=rng)
         low, down = linear(dropped, self.lora_A, cache=cache)  # (..., r)
         update, up = linear(self.scale * low, self.lora_B, cache=cache)  # (..., Cout)
         return y + update, LoRALinearCache(base_cache, dropout_cache, down, up) if cache else None
@@ -133,7 +128,7 @@ class LoRALinear(LoRA):
             wrt = ({"x"} if need_dx else set()) | ({"weight"} if "lora_A" in trained else set())
             through, dlora_a, _ = linear_backward(self.scale * dlow, cache.down, wrt=wrt)  # (..., Cin), (r, Cin)
             if need_dx:
-                dx = dx + (through if cache.dropout is None else dropout_backward(through, cache.dropout))
+                dx = dx + self.children["dropout"].backward(through, cache.dropout)[0]
         return dx, grads | self.grads(lora_A=dlora_a, lora_B=dlora_b)
 
 

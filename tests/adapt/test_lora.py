@@ -160,7 +160,7 @@ def test_rank_out_of_range(rank, rng):
 
 def test_dropout_needs_a_generator(rng):
     layer = linear_adapter(rng, dropout=0.5)
-    with pytest.raises(ValueError, match="pass rng="):
+    with pytest.raises(ValueError, match="give rng="):
         layer.forward(np.ones((1, C)))
     y, cache = layer.forward(np.ones((1, C)), train=False, cache=False)
     assert cache is None and y.shape == (1, K)
