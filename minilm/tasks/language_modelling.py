@@ -24,15 +24,7 @@ from minilm.models.language_model import LanguageModel, LanguageModelOptions
 from minilm.options import check_options, option
 from minilm.tasks.base import Setting, Task
 from minilm.text.batching import LanguageBatch, WindowSampler
-from minilm.text.corpus import (
-    TokenFile,
-    encode_corpus,
-    encode_text,
-    open_tokens,
-    read_sources,
-    split_tokens,
-    token_array,
-)  # fmt: skip
+from minilm.text.corpus import encode_corpus, encode_text, open_tokens, read_sources, split_tokens
 from minilm.text.tokenizers import Tokenizer
 from minilm.train.data import Metric, batch_like, stacked
 
@@ -119,7 +111,7 @@ def _context(setting: Setting) -> int:
 class LanguageData:
     """Windows of `context` tokens from `train_tokens` (N,); held out are `validation_tokens` (M,).
 
-    Both may be token files larger than memory. `validation_batches` limits a validation to a first part
+    Both may be mapped from files larger than memory. `validation_batches` limits a validation to a first part
     of the held-out tokens. With `vocab_size` ids beyond it are an error.
     """
 
@@ -128,8 +120,8 @@ class LanguageData:
 
     def __init__(
         self,
-        train_tokens: TokenFile | np.ndarray,
-        validation_tokens: TokenFile | np.ndarray,
+        train_tokens: np.ndarray,
+        validation_tokens: np.ndarray,
         context: int,
         batch_size: int,
         seed: int = 0,
@@ -139,7 +131,7 @@ class LanguageData:
         vocab_size: int | None = None,
     ) -> None:
         self.sampler = WindowSampler(train_tokens, context, batch_size, seed, vocab_size=vocab_size)
-        if len(token_array(validation_tokens)) < 2:
+        if len(validation_tokens) < 2:
             raise ValueError("the held-out text has fewer than 2 tokens; give a longer text, or hold out more of it")
         self.validation_tokens, self.context, self.batch_size = validation_tokens, context, batch_size
         self.micro_batches, self.validation_batches = micro_batches, validation_batches
@@ -160,7 +152,7 @@ class LanguageData:
 
 def evaluate_language_model(
     model: Layer,
-    tokens: TokenFile | np.ndarray,
+    tokens: np.ndarray,
     context: int,
     batch_size: int,
     *,
@@ -173,7 +165,6 @@ def evaluate_language_model(
     tokens stand for is given, bits_per_character. Every token counts once: a batch weighs by what is in it, and a text
     shorter than the context is one short window. `max_batches` looks at a first part only.
     """
-    tokens = token_array(tokens)
     if len(tokens) < 2:
         raise ValueError(f"{len(tokens)} tokens leave nothing to predict; give a longer text")
     context = min(context, len(tokens) - 1)
