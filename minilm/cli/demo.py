@@ -73,13 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     layers, steps = scale.model["layers"], scale.pretraining["steps"]
     print(f"1. Pretraining a GPT of {layers} layers on the King James Bible, {steps} steps")
-    options = {
-        "tokenizer": "bpe",
-        "vocabulary": {"vocab_size": 2048},
-        "model": scale.model,
-        "training": scale.pretraining,
-    }
-    pretrained = runs.pretrain("gpt", ["kjv"], out / "pretrained", **options, **common)
+    pretrained = runs.pretrain(
+        "gpt", ["kjv"], out / "pretrained", tokenizer="bpe", vocabulary={"vocab_size": 2048},
+        model=scale.model, training=scale.pretraining, **common,
+    )  # fmt: skip
     scores, result = pretrained.scores, pretrained.result
     speed = f"{result.seconds:.0f} s, {result.tokens_per_second:,.0f} tokens/s"
     bits = f"{scores['bits_per_character']:.2f} bits per character"
@@ -125,16 +122,9 @@ def _print_comparison(tuned: dict[str, Trained]) -> None:
     rows = []
     for name, trained in tuned.items():
         classes = trained.scores["classes"].values()
-        means = (sum(scores[score] for scores in classes) / len(classes) for score in ("precision", "recall", "f1"))
-        rows.append(
-            (
-                name,
-                f"{trained.scores['accuracy']:.3f}",
-                *(f"{mean:.3f}" for mean in means),
-                f"{trained.trained_parameters:,}",
-                f"{trained.result.seconds:.0f}",
-            )
-        )
+        means = (sum(each[score] for each in classes) / len(classes) for score in ("precision", "recall", "f1"))
+        scores = [f"{score:.3f}" for score in (trained.scores["accuracy"], *means)]
+        rows.append((name, *scores, f"{trained.trained_parameters:,}", f"{trained.result.seconds:.0f}"))
     columns = ("method", "accuracy", "precision", "recall", "F1", "trained parameters", "seconds")
     print(textwrap.indent(table(columns, rows), "   "))
     counts = {name: scores["examples"] for name, scores in next(iter(tuned.values())).scores["classes"].items()}
@@ -152,15 +142,11 @@ def _draw(out: Path, pretrained: Trained, tuned: dict[str, Trained]) -> None:
     ids = run.tokenizer.encode(VERSE)
     weights = run.model.backbone.attention_weights(asarray_like(np.array([ids]), run.model.array))[-1]  # (1, H, T, T)
     labels = next(iter(tuned.values())).run.config.model.head.labels
+    tokens = [run.tokenizer.decode([i]).strip() for i in ids]
+    confusions = {name: np.array(trained.scores["confusion_matrix"]) for name, trained in tuned.items()}
     written = [
         plots.loss_curve(pretrained.result.history, out / "loss.png"),
-        plots.attention_map(
-            to_numpy(weights)[0], [run.tokenizer.decode([i]).strip() for i in ids], out / "attention.png"
-        ),
-        plots.confusion_matrices(
-            {name: np.array(trained.scores["confusion_matrix"]) for name, trained in tuned.items()},
-            labels,
-            out / "confusion.png",
-        ),
+        plots.attention_map(to_numpy(weights)[0], tokens, out / "attention.png"),
+        plots.confusion_matrices(confusions, labels, out / "confusion.png"),
     ]
     print(f"\n   plots: {', '.join(map(str, written))}")

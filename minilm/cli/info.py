@@ -51,11 +51,8 @@ def _show_run(directory: str, as_json: bool) -> None:
         shown["best"] = f"{best['name']} {best['value']:.4f} at step {best['step']:,}"
     if as_json:
         sizes = {name: list(array.shape) for name, array in opened.model.parameters().items()}
-        print(
-            json.dumps(
-                {**asdict(opened.config), "best": best, "vocabulary": opened.tokenizer.size, "parameters": sizes}
-            )
-        )
+        found = {"best": best, "vocabulary": opened.tokenizer.size, "parameters": sizes}
+        print(json.dumps(asdict(opened.config) | found))
         return
     _print_fields(shown)
     print(f"\n{describe(opened.model)}")

@@ -92,12 +92,13 @@ def train(
     refuse_existing(out)
     resolve_device(device)
     chosen = TASKS[one_of("task", task, TASKS)]
-    options = METHODS[one_of("method", method, METHODS)].options
-    adapted = make_options(options, adaptation or {}, f"method {method}")
+    way = METHODS[one_of("method", method, METHODS)]
+    adapted = make_options(way.options, adaptation or {}, f"method {method}")
     started = RunConfig.load(base) if is_run(base) else None
     preset = find_preset(started.model.preset if started else str(base))
     anew = started is None and preset.task == task
-    settings = _training(preset.training if anew else _finetuning(method), training or {}, seed)
+    defaults = preset.training if anew else FINETUNING | {"learning_rate": way.learning_rate}
+    settings = _training(defaults, training or {}, seed)
     own_data = make_options(chosen.options, (preset.data if preset.task == task else {}) | dict(data or {}), task)
     draft = _draft(started.model if started else preset, chosen, model or {}, seed, dtype)
     if started is None:
@@ -154,10 +155,6 @@ def predict(run: Run, texts: Sequence[str], *, batch_size: int = 64) -> list[Any
 
 
 # ---- the parts of train
-
-
-def _finetuning(method: str) -> dict[str, Any]:
-    return FINETUNING | {"learning_rate": METHODS[method].learning_rate}
 
 
 def _training(defaults: Mapping[str, Any], given: Mapping[str, Any], seed: int) -> TrainingOptions:

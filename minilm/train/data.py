@@ -35,25 +35,20 @@ class TrainingData(Protocol):
     @property
     def steps_per_epoch(self) -> int:
         """Steps (not micro-batches) that see each example about once."""
-        ...
 
     @property
     def eval_every(self) -> int:
         """Steps between two validations, where the options name none."""
-        ...
 
     @property
     def micro_batches(self) -> int:
         """Batches that a step takes."""
-        ...
 
     def batch(self, step: int, micro: int) -> Any:
         """The micro-batch `micro` of step 0, 1, …; the same at every call."""
-        ...
 
     def validate(self, model: Layer) -> dict[str, float]:
         """Scores on held-out data, val_loss in nats among them."""
-        ...
 
 
 def batch_like(batch: Any, like: Array) -> Any:

@@ -15,7 +15,6 @@ import json
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -81,22 +80,16 @@ def train(
     session = _Session(model, data, options, None if run is None else Path(run))
     session.start(resume)
     began = session.logged_at = time.perf_counter()
-    bar = tqdm(
-        total=options.total_steps,
-        initial=session.step,
-        disable=not progress,
-        file=sys.stderr,
-        unit="step",
-        dynamic_ncols=True,
-    )
+    total, hidden = options.total_steps, not progress
+    bar = tqdm(total=total, initial=session.step, disable=hidden, unit="step", dynamic_ncols=True)  # on stderr
     try:
         with bar, _finish_on_interrupt() as interrupt:
-            while session.step < options.total_steps and not interrupt.is_set():
+            while session.step < total and not interrupt.is_set():
                 session.one_step()
                 session.after_step()
                 bar.set_postfix(session.shown, refresh=False)
                 bar.update()
-            if session.step < options.total_steps:
+            if session.step < total:
                 session.result.interrupted = True
                 session.log()
                 session.checkpoint()
@@ -290,12 +283,8 @@ class _Session:
         self.saved = self.step
 
     def _info(self) -> dict[str, Any]:
-        return {
-            "minilm": __version__,
-            "step": self.step,
-            "best": self.result.best,
-            "options": _plain(asdict(self.options)),
-        }
+        options = _plain(asdict(self.options))
+        return {"minilm": __version__, "step": self.step, "best": self.result.best, "options": options}
 
 
 def _is_time(every: int | None, step: int) -> bool:

@@ -21,7 +21,6 @@ class Case(Protocol):
 
     def run(self) -> Report:
         """Gradients and laws; a law that is broken is a failed row."""
-        ...
 
 
 class OpCase(NamedTuple):
