@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from minilm.gradcheck.numeric import (
-    Estimate,
     NoComplexStepError,
     Problem,
     central_difference,
@@ -76,9 +75,6 @@ class Comparison:
                 return COMPLEX_STEP, ""
         return DIFFERENCES, "complex step and differences disagree: an imaginary part is dropped, or a kink is here"
 
-    def _estimate(self, name: str, v: np.ndarray, method: str) -> Estimate:
-        return (complex_step if method == COMPLEX_STEP else central_difference)(self.problem, name, v)
-
     # ---- one direction
 
     def _compare(
@@ -86,7 +82,8 @@ class Comparison:
         index: tuple[int, ...] | None = None, floor: float = 0.0,
     ) -> ReportRow:  # fmt: skip
         """Along v; as derivatives per element where an index is given (v is then one element's)."""
-        analytic, numeric = float(np.sum(gradient * v)), self._estimate(name, v, method)
+        estimate = complex_step if method == COMPLEX_STEP else central_difference
+        analytic, numeric = float(np.sum(gradient * v)), estimate(self.problem, name, v)
         unit = 1.0 if index is None else float(v[index])
         scale = max(scale_of(self.problem, analytic, numeric), floor * abs(unit))
         error = abs(analytic - numeric.value)

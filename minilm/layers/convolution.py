@@ -47,14 +47,9 @@ class Conv1d(Layer):
             self.params["bias"] = uniform(rng, (out_channels,), bound, dtype)
 
     def forward(self, x: Array, *, train: bool = True, cache: bool = True, rng: Any = None) -> tuple[Array, Any]:
+        bias = self.params.get("bias")
         return conv1d(
-            x,
-            self.weight,
-            self.params.get("bias"),
-            padding=self.padding,
-            stride=self.stride,
-            dilation=self.dilation,
-            cache=cache,
+            x, self.weight, bias, padding=self.padding, stride=self.stride, dilation=self.dilation, cache=cache
         )
 
     def backward(self, dy: Array, cache: Any, *, need_dx: bool = True) -> tuple[Array | None, Gradients]:

@@ -147,9 +147,6 @@ class RecurrentBackbone(Backbone):
         self.chain = Chain(self.children, *below, *attention, Outputs(self.children, "rnn"), "dropout")
 
     def _options(self, lengths: Array | None) -> dict[str, dict[str, Any]]:
-        options = {
-            "padding": {"lengths": lengths},
-            "attention": {"causal": self.masked, "key_lengths": lengths},
-            "rnn": {"lengths": lengths},
-        }
+        own: dict[str, Any] = {"lengths": lengths}
+        options = {"padding": own, "attention": {"causal": self.masked, "key_lengths": lengths}, "rnn": own}
         return {name: given for name, given in options.items() if name in self.children}

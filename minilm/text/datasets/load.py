@@ -17,11 +17,7 @@ from minilm.text.datasets.separated import csv_rows
 # By name: texts, labels, and the part that is for testing.
 _NAMED: dict[str, Callable[[], tuple[list[str], list[str], float]]] = {"imdb": imdb, "kjv-testament": testament}
 # By the end of the file's name: line number and values by column of each row.
-_FORMATS: dict[str, Callable[[Path], Iterator[tuple[int, dict]]]] = {
-    ".csv": csv_rows,
-    ".tsv": csv_rows,
-    ".jsonl": json_rows,
-}
+_FORMATS: dict[str, Callable[[Path], Iterator]] = {".csv": csv_rows, ".tsv": csv_rows, ".jsonl": json_rows}
 
 
 def load_labelled(
