@@ -65,8 +65,9 @@ def leaves(tree: Any, path: str = "", seen: set[int] | None = None) -> Iterator[
     if callable(tree) or is_generator(tree) or id(tree) in seen:
         return
     seen.add(id(tree))
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):  # a named tuple
-        children = [(f".{name}", child) for name, child in zip(tree._fields, tree, strict=True)]
+    names = getattr(tree, "_fields", ()) if isinstance(tree, tuple) else ()
+    if names:  # a named tuple
+        children = [(f".{name}", child) for name, child in zip(names, tree, strict=True)]
     elif isinstance(tree, tuple | list):
         children = [(f"[{number}]", child) for number, child in enumerate(tree)]
     elif isinstance(tree, dict):
