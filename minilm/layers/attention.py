@@ -74,12 +74,10 @@ class MultiHeadAttention(Composite):
     def _check(self, x: Array, memory: Array | None) -> None:
         if x.ndim != 3 or x.shape[-1] != self.width:
             raise ValueError(f"attention: x has shape {x.shape}, expected (B, T, {self.width})")
-        if self.reads_memory != (memory is not None):
-            raise ValueError(
-                "attention: cross-attention needs memory=..."
-                if self.reads_memory
-                else "attention: this is self-attention, which takes no memory; build it with cross=True"
-            )
+        if self.reads_memory and memory is None:
+            raise ValueError("attention: cross-attention needs memory=...")
+        if not self.reads_memory and memory is not None:
+            raise ValueError("attention: this is self-attention, which takes no memory; build it with cross=True")
 
     def forward(
         self,

@@ -33,22 +33,13 @@ class TrainingData(Protocol):
     metric: Metric  # one of the scores of `validate`
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Steps (not micro-batches) that see each example about once."""
-
+    def steps_per_epoch(self) -> int: ...  # steps (not micro-batches) that see each example about once
     @property
-    def eval_every(self) -> int:
-        """Steps between two validations, where the options name none."""
-
+    def eval_every(self) -> int: ...  # steps between two validations, where the options name none
     @property
-    def micro_batches(self) -> int:
-        """Batches that a step takes."""
-
-    def batch(self, step: int, micro: int) -> Any:
-        """The micro-batch `micro` of step 0, 1, …; the same at every call."""
-
-    def validate(self, model: Layer) -> dict[str, float]:
-        """Scores on held-out data, val_loss in nats among them."""
+    def micro_batches(self) -> int: ...  # batches that a step takes
+    def batch(self, step: int, micro: int) -> Any: ...  # the micro-batch of step 0, 1, …; the same at every call
+    def validate(self, model: Layer) -> dict[str, float]: ...  # scores on held-out data, val_loss in nats among them
 
 
 def batch_like(batch: Any, like: Array) -> Any:
