@@ -12,7 +12,7 @@ from minilm.checks import one_of
 from minilm.layers.base import Layer
 from minilm.presets import classifiers, language_models
 from minilm.presets.config import ModelConfig as ModelConfig
-from minilm.presets.preset import Preset as Preset, described as described
+from minilm.presets.preset import Preset as Preset
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*language_models.PRESETS, *classifiers.PRESETS)}
 

@@ -21,6 +21,7 @@ from minilm.presets import ModelConfig, Preset, find_preset
 from minilm.runs.config import RunConfig
 from minilm.runs.run import TOKENIZER, Run, best_checkpoint, is_run, open_run, refuse_existing, setting_of
 from minilm.tasks import TASKS, Task
+from minilm.text.corpus import Sources
 from minilm.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from minilm.train import loop
 from minilm.train.loop import LAST, TrainingResult
@@ -36,7 +37,6 @@ FINETUNING: dict[str, Any] = {
     "batch_size": 32,
     "epochs": 3,
 }
-Sources = str | Path | Sequence[str | Path]
 
 
 class Trained(NamedTuple):
