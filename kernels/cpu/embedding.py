@@ -4,8 +4,7 @@ Differs from the definition, which adds row after row: the rows of first occurre
 those of second occurrences added in one go, and so on; no id repeats within a round. What is left after `ROUNDS`
 rounds, a few frequent ids, is summed id by id, pairwise, which rounds less.
 
-Measured against the definition by `python -m benchmarks embedding`; the figures stand in benchmarks/results. The
-backward is bound by memory: the dense table is written twice where a row was looked up. It runs on one thread: two
+The backward is bound by memory: the dense table is written twice where a row was looked up. It runs on one thread: two
 assignments to indexed rows take nearly as long side by side as one after the other.
 
 The gradient stays dense, as `ops` defines it. To hand on only the rows that were looked up would save clearing and

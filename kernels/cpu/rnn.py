@@ -3,8 +3,7 @@
 It differs from the definition by what `recurrent` says of all three recurrences, and computes 1 − h² for several steps
 at once. With one gate there is little to win: only the products of large weights, so it serves large hidden sizes only.
 
-Measured against the definition by `python -m benchmarks rnn`; the figures stand in benchmarks/results. It gains where
-the products are large, from 512 -> 1024 on (`--sizes 32 100 512 1024`), and is a little slower at 256 -> 256.
+It gains from 512 -> 1024 on (`python -m benchmarks rnn --sizes 32 100 512 1024`), and is a little slower at 256 -> 256.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ class FeatureMajorRNNCache(NamedTuple):
     has: tuple[bool, bool, bool]  # b_ih, b_hh, h0 were given
 
 
-def refuses(x: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, h0: Any = None, **_: Any) -> str | None:
+def refuses(x: Any, w_ih: Any, w_hh: Any, *others: Any, **options: Any) -> str | None:
     """Why a call is left to the definition; None if it is served."""
-    reason = recurrent.unserved(x, w_ih, w_hh, b_ih, b_hh, h0)
+    reason = recurrent.refuses(x, w_ih, w_hh, *others, **options)
     if reason is None and w_hh.shape[1] < MINIMUM_HIDDEN:
         reason = f"a hidden size of {w_hh.shape[1]} is less than {MINIMUM_HIDDEN}"
     return reason
