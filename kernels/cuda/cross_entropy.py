@@ -20,15 +20,7 @@ import numpy as np
 from minilm.backend import Array, array_namespace
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.instances import Instance
-from minilm.kernels.cuda.rows import (
-    ELEMENT_DEFINES,
-    are_wide,
-    check_rows,
-    element_define,
-    geometry,
-    real,
-    row_defines,
-)
+from minilm.kernels.cuda.rows import ELEMENT_DEFINES, are_wide, check_rows, geometry, real, row_defines
 from minilm.ops.cross_entropy import check_cross_entropy
 
 ACCUMULATOR_THREADS = 1024  # as in cross_entropy.cu: one block adds up over the rows
@@ -81,7 +73,6 @@ def cross_entropy(
     """
     check_cross_entropy(logits, targets, ignore_index, label_smoothing, class_weights, reduction)
     xp = array_namespace(logits)
-    element_define("cross_entropy", logits.dtype)
     check_rows("cross_entropy", "logits", logits)
     if inplace and not cache:
         raise ValueError("cross_entropy: inplace=True without a cache makes no sense: no gradient would be written")

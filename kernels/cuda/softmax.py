@@ -17,7 +17,7 @@ import numpy as np
 from minilm.backend import Array, array_namespace
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.instances import Instance
-from minilm.kernels.cuda.rows import are_wide, check_rows, element_define, geometry, real, row_defines
+from minilm.kernels.cuda.rows import ACCESS_BYTES, ITEM_BYTES, are_wide, check_rows, geometry, real, row_defines
 
 # Numbers of a row that one thread holds in registers at most: the forward holds one array, the backward two. 32 floats
 # take 48 registers at N = 4096, and 64 would not fit beside 1024 threads per block, which have 64 registers each; with
@@ -55,7 +55,7 @@ def backward_defines(dtype: str, N: int, wide: bool, hiding: bool) -> dict[str, 
 
 
 def _capacity(dtype: str, defines: dict[str, int]) -> int:
-    width = 16 // {"float64": 8, "float32": 4}.get(dtype, 2) if defines["WIDE"] else 1
+    width = ACCESS_BYTES // ITEM_BYTES[dtype] if defines["WIDE"] else 1
     return defines["LANES"] * defines["HELD"] * width
 
 
@@ -72,7 +72,6 @@ def softmax(
     array that isn't contiguous, a scale that is not a positive number, and shapes that do not fit.
     """
     array_namespace(x, key_lengths)
-    element_define("softmax", x.dtype)
     if x.ndim and axis not in (-1, x.ndim - 1):
         raise ValueError(
             f"softmax: axis {axis} of an array of {x.ndim} axes is not served by the kernel, only the "
@@ -122,12 +121,7 @@ def _checked_lengths(x: Array, key_lengths: Array | None) -> Array | None:
 
 
 def _launch(
-    name: str,
-    defines: dict[str, int],
-    arrays: tuple[Array, ...],
-    scale: float,
-    causal: bool,
-    key_lengths: Array | None,
+    name: str, defines: dict[str, int], arrays: tuple, scale: float, causal: bool, key_lengths: Array | None
 ) -> None:
     x = arrays[0]
     N = x.shape[-1]
@@ -141,20 +135,8 @@ def _launch(
     grid, block = geometry(rows, defines)
     launch.check_grid(grid)
     run = launch.kernel("softmax.cu", name, defines, x)
-    run(
-        grid,
-        block,
-        (
-            *arrays,
-            key_lengths,
-            np.int64(rows),
-            np.int32(N),
-            np.int64(rows_per_sequence),
-            np.int32(queries),
-            np.int32(causal),
-            real(x.dtype)(scale),
-        ),
-    )
+    sizes = (np.int64(rows), np.int32(N), np.int64(rows_per_sequence), np.int32(queries))
+    run(grid, block, (*arrays, key_lengths, *sizes, np.int32(causal), real(x.dtype)(scale)))
 
 
 def _instances() -> tuple[Instance, ...]:
