@@ -124,7 +124,8 @@ def attention_refuses(
     if dtype in TENSOR_CORE_DTYPES and (reason := _too_old(q)):
         return reason
     if D not in (EXACT_HEAD_SIZES if dtype in EXACT_DTYPES else TENSOR_CORE_HEAD_SIZES):
-        return f"head size {D} is not served for {dtype}: multiples of 8 from 16 to 128{_and_256(dtype)} are"
+        more = " and 256" if dtype in EXACT_DTYPES else ""
+        return f"head size {D} is not served for {dtype}: multiples of 8 from 16 to 128{more} are"
     if max(q.shape[2], k.shape[2]) * D >= PER_HEAD:
         return "more than 2^31 numbers per head"
     if max(q.shape[:2]) > MAX_GRID[1]:
@@ -159,10 +160,6 @@ def _attention_backward(
     dy: Array, cache: FusedAttentionCache, wrt: Container[str] = ("q", "k", "v", "bias")
 ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
     return attention_backward(_as_memory(dy), cache, wrt)
-
-
-def _and_256(dtype: str) -> str:
-    return " and 256" if dtype in EXACT_DTYPES else ""
 
 
 # ---- embedding

@@ -42,21 +42,13 @@ class FusedSoftmaxCache(NamedTuple):
     key_lengths: Array | None  # (B,) int32
 
 
-def forward_defines(dtype: str, N: int, wide: bool, hiding: bool) -> dict[str, int]:
-    """The instance of softmax_forward that serves rows of N numbers."""
-    defines = row_defines(dtype, N, wide, FORWARD_PER_LANE[dtype])
-    return defines | {"HIDING": int(hiding), "EXACT": int(_capacity(dtype, defines) == N)}
-
-
-def backward_defines(dtype: str, N: int, wide: bool, hiding: bool) -> dict[str, int]:
-    """The instance of softmax_backward that serves rows of N numbers."""
-    defines = row_defines(dtype, N, wide, BACKWARD_PER_LANE[dtype])
-    return defines | {"HIDING": int(hiding), "EXACT": int(_capacity(dtype, defines) == N), "ENTRY_BACKWARD": 1}
-
-
-def _capacity(dtype: str, defines: dict[str, int]) -> int:
-    width = ACCESS_BYTES // ITEM_BYTES[dtype] if defines["WIDE"] else 1
-    return defines["LANES"] * defines["HELD"] * width
+def defines_for(entry: str, dtype: str, N: int, wide: bool, hiding: bool) -> dict[str, int]:
+    """The instance of softmax_forward or softmax_backward that serves rows of N numbers."""
+    backward = entry == "softmax_backward"
+    defines = row_defines(dtype, N, wide, (BACKWARD_PER_LANE if backward else FORWARD_PER_LANE)[dtype])
+    capacity = defines["LANES"] * defines["HELD"] * (ACCESS_BYTES // ITEM_BYTES[dtype] if wide else 1)
+    defines |= {"HIDING": int(hiding), "EXACT": int(capacity == N)}
+    return defines | {"ENTRY_BACKWARD": 1} if backward else defines
 
 
 def softmax(
@@ -85,9 +77,7 @@ def softmax(
     key_lengths = _checked_lengths(x, key_lengths)
 
     y = array_namespace(x).empty_like(x)
-    hiding = causal or key_lengths is not None
-    defines = forward_defines(x.dtype.name, x.shape[-1], are_wide(x.shape[-1], x, y), hiding)
-    _launch("softmax_forward", defines, (x, y), scale, causal, key_lengths)
+    _launch("softmax_forward", (x, y), scale, causal, key_lengths)
     return y, FusedSoftmaxCache(y, scale, causal, key_lengths)
 
 
@@ -99,9 +89,7 @@ def softmax_backward(dy: Array, cache: FusedSoftmaxCache) -> Array:
         raise ValueError(f"softmax_backward: dy is {dy.dtype.name} {dy.shape}, expected y's {y.dtype.name} {y.shape}")
     check_rows("softmax_backward", "dy", dy)
     dx = xp.empty_like(dy)
-    hiding = causal or key_lengths is not None
-    defines = backward_defines(dy.dtype.name, dy.shape[-1], are_wide(dy.shape[-1], dy, y, dx), hiding)
-    _launch("softmax_backward", defines, (dy, y, dx), scale, causal, key_lengths)
+    _launch("softmax_backward", (dy, y, dx), scale, causal, key_lengths)
     return dx
 
 
@@ -120,9 +108,7 @@ def _checked_lengths(x: Array, key_lengths: Array | None) -> Array | None:
     return key_lengths.clip(0, x.shape[-1]).astype(np.int32)
 
 
-def _launch(
-    name: str, defines: dict[str, int], arrays: tuple, scale: float, causal: bool, key_lengths: Array | None
-) -> None:
+def _launch(name: str, arrays: tuple[Array, ...], scale: float, causal: bool, key_lengths: Array | None) -> None:
     x = arrays[0]
     N = x.shape[-1]
     rows = x.size // N
@@ -132,6 +118,8 @@ def _launch(
     if queries > 2**31 - 1:
         raise ValueError(f"{name}: {queries} queries are more than the kernel can index: 2^31 - 1")
     rows_per_sequence = rows if key_lengths is None else rows // x.shape[0]
+    hiding = causal or key_lengths is not None
+    defines = defines_for(name, x.dtype.name, N, are_wide(N, *arrays), hiding)
     grid, block = geometry(rows, defines)
     launch.check_grid(grid)
     run = launch.kernel("softmax.cu", name, defines, x)
@@ -157,8 +145,8 @@ def _instances() -> tuple[Instance, ...]:
             (65537, False, False),
         ):
             note = f"N={N} {dtype}" + (" hiding" if hiding else "") + ("" if wide else " unaligned")
-            for entry, choose in (("softmax_forward", forward_defines), ("softmax_backward", backward_defines)):
-                defines = choose(dtype, N, wide, hiding)
+            for entry in ("softmax_forward", "softmax_backward"):
+                defines = defines_for(entry, dtype, N, wide, hiding)
                 found.append(Instance("softmax.cu", entry, defines, threads=geometry(1, defines)[1][0], note=note))
     return tuple(found)
 
