@@ -162,11 +162,10 @@ def table(works: list[Work]) -> str:
 
 def peaks() -> list[str]:
     """The assumptions about each card and their sources, one line each."""
-    lines = []
-    for card in CARDS:
-        rates = f"{card.bandwidth / 1e12:.2f}, {card.tensor / 1e12:.0f}, {card.float32 / 1e12:.0f}"
-        lines.append(f"{card.name}: {rates}  [{card.source}]")
-    return lines
+    return [
+        f"{c.name}: {c.bandwidth / 1e12:.2f}, {c.tensor / 1e12:.0f}, {c.float32 / 1e12:.0f}  [{c.source}]"
+        for c in CARDS
+    ]
 
 
 def main(args: argparse.Namespace) -> int:
@@ -174,8 +173,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"{MEANING}\n")
     print(table(standard_work()))
     print(f"\n{PEAKS}:")
-    for line in peaks():
-        print(f"  {line}")
+    print("\n".join(f"  {line}" for line in peaks()))
     return 0
 
 

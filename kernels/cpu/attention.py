@@ -287,10 +287,7 @@ def _blocks(Tq: int, Tk: int, causal: bool, dtype: np.dtype, rows: int) -> list[
 
 
 def _spread(
-    work: Callable[[list[Chunk], np.ndarray | None], None],
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    with_scratch: bool,
+    work: Callable[[list[Chunk], np.ndarray | None], None], shape: tuple[int, ...], dtype: np.dtype, with_scratch: bool
 ) -> None:
     """work(chunks, scratch) in each thread; scratch (b, h, G, Tq, Tk) is as large as the largest chunk's weights."""
     B, Hkv, G, Tq, Tk = shape

@@ -12,12 +12,12 @@ Narrow layers gain more: `python -m benchmarks gru --sizes 32 100 64 64`.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minilm.kernels.cpu import recurrent
-from minilm.kernels.cpu.recurrent import Run
+from minilm.kernels.cpu.recurrent import FeatureMajorCache, Run
 from minilm.memory import empty
 from minilm.ops.recurrent import check_arguments
 from minilm.selection import Version, register
@@ -27,13 +27,8 @@ ORDER = (0, 1, 2)  # r, z, n, as the weights have them
 SCALE = (0.5, 0.5, 1)
 
 
-class FeatureMajorGRUCache(NamedTuple):
-    """Inputs, gates, p_n and states: I + 5H numbers per position. The weights are borrowed."""
-
-    run: Run
-    w_ih: np.ndarray  # (3H, I)
-    w_hh: np.ndarray  # (3H, H)
-    has: tuple[bool, bool, bool]  # b_ih, b_hh, h0 were given
+class FeatureMajorGRUCache(FeatureMajorCache):
+    """Inputs, gates, p_n and states: I + 5H numbers per position."""
 
 
 def feature_major_gru(

@@ -68,7 +68,4 @@ def recycled_linear_backward(
     return dx, dweight, dbias
 
 
-register(
-    "linear",
-    Version("cpu.recycled", recycled_linear, recycled_linear_backward, RecycledLinearCache, refuses),
-)
+register("linear", Version("cpu.recycled", recycled_linear, recycled_linear_backward, RecycledLinearCache, refuses))

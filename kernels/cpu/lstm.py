@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minilm.kernels.cpu import recurrent
-from minilm.kernels.cpu.recurrent import Run
+from minilm.kernels.cpu.recurrent import FeatureMajorCache, Run
 from minilm.memory import empty
 from minilm.ops.recurrent import check_arguments
 from minilm.selection import Version, register
@@ -29,13 +29,8 @@ ORDER = (2, 1, 0, 3)  # g, f, i, o, where the weights have i, f, g, o
 SCALE = (1, 0.5, 0.5, 0.5)
 
 
-class FeatureMajorLSTMCache(NamedTuple):
-    """Inputs, gates, cells and states: I + 6H numbers per position. tanh(c) is recomputed. The weights are borrowed."""
-
-    run: Run
-    w_ih: np.ndarray  # (4H, I)
-    w_hh: np.ndarray  # (4H, H)
-    has: tuple[bool, bool, bool, bool]  # b_ih, b_hh, h0, c0 were given
+class FeatureMajorLSTMCache(FeatureMajorCache):
+    """Inputs, gates, cells and states: I + 6H numbers per position. tanh(c) is recomputed."""
 
 
 def feature_major_lstm(

@@ -48,6 +48,15 @@ class Run(NamedTuple):
     states: np.ndarray  # (T + 1, H, B)  h_0 first
 
 
+class FeatureMajorCache(NamedTuple):
+    """The run of a recurrence, its weights, borrowed, and which of b_ih, b_hh, h0 (and c0) were given."""
+
+    run: Run
+    w_ih: np.ndarray  # (rows, I)
+    w_hh: np.ndarray  # (rows, H)
+    has: tuple[bool, ...]
+
+
 def refuses(
     x: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, h0: Any = None, c0: Any = None, **_: Any
 ) -> str | None:

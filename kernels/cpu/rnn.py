@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minilm.kernels.cpu import recurrent
-from minilm.kernels.cpu.recurrent import Run
+from minilm.kernels.cpu.recurrent import FeatureMajorCache
 from minilm.memory import empty
 from minilm.ops.recurrent import check_arguments
 from minilm.selection import Version, register
@@ -24,13 +24,8 @@ ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0")
 MINIMUM_HIDDEN = 512
 
 
-class FeatureMajorRNNCache(NamedTuple):
-    """Inputs and states: I + H numbers per position. The weights are borrowed."""
-
-    run: Run
-    w_ih: np.ndarray  # (H, I)
-    w_hh: np.ndarray  # (H, H)
-    has: tuple[bool, bool, bool]  # b_ih, b_hh, h0 were given
+class FeatureMajorRNNCache(FeatureMajorCache):
+    """Inputs and states: I + H numbers per position."""
 
 
 def refuses(x: Any, w_ih: Any, w_hh: Any, *others: Any, **options: Any) -> str | None:

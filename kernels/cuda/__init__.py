@@ -2,6 +2,7 @@
 
 Each launcher takes the arguments of its op and runs on the arrays it is given: CuPy arrays on the GPU, NumPy arrays on
 the CPU from the very same source (`minilm.kernels.host`), slowly and exactly, for tests and for stepping through.
+What a kernel doesn't serve is an error there; `minilm.ops` chooses (`register`), and leaves it to the definition.
 """
 
 from minilm.kernels.cuda.attention import attention as attention, attention_backward as attention_backward

@@ -6,9 +6,8 @@
     float32, float64     exact, on plain cores, on every GPU
     float16, bfloat16    tensor cores, from compute capability 8.0 (`tensor_core`)
 
-CuPy arrays run on the GPU, NumPy arrays on the CPU from the same source. The weights are never stored: memory grows
-with Tq + Tk, not with Tq·Tk; a bias gradient alone needs dS, once, in full. Nothing is added atomically: the same call
-gives the same bits.
+The weights are never stored: memory grows with Tq + Tk, not with Tq·Tk; a bias gradient alone needs dS, once, in full.
+Nothing is added atomically: the same call gives the same bits.
 
 [Dao et al. 2022, "FlashAttention"; Dao 2023, "FlashAttention-2"]
 """

@@ -127,13 +127,10 @@ def _parts(group: int, dtype: str) -> int:
     return -(-group // heads_per_block(group, dtype))
 
 
-def _split_defines(head_size: int, dtype: str, heads: int, masked: bool) -> dict[str, int]:
-    return {"HEAD_SIZE": head_size, ELEMENT_DEFINES[dtype]: 1, "HEADS": heads, "MASKED": int(masked), "ENTRY_SPLIT": 1}
-
-
-def _merge_defines(head_size: int, dtype: str) -> dict[str, int]:
-    """One instance for all groups, with a mask or without."""
-    return {"HEAD_SIZE": head_size, ELEMENT_DEFINES[dtype]: 1, "HEADS": 1, "MASKED": 0, "ENTRY_MERGE": 1}
+def _defines(entry: str, D: int, dtype: str, heads: int = 1, masked: bool = False) -> dict[str, int]:
+    """Of attention_decode_split, or of the merge: one instance for all groups, with a mask or without."""
+    only = f"ENTRY_{entry.removeprefix('attention_decode_').upper()}"
+    return {"HEAD_SIZE": D, ELEMENT_DEFINES[dtype]: 1, "HEADS": heads, "MASKED": int(masked), only: 1}
 
 
 def _choose(checked: Checked, y: Array, longest: int) -> int:
@@ -158,7 +155,7 @@ def _launch(checked: Checked, y: Array, splits: int) -> None:
     dtype = checked.q.dtype.name
     number = checked.number  # of sums, and of the scale
     group = H // Hkv
-    defines = _split_defines(D, dtype, heads_per_block(group, dtype), checked.mask is not None)
+    defines = _defines("attention_decode_split", D, dtype, heads_per_block(group, dtype), checked.mask is not None)
     state = total = None
     if splits > 1:
         state, total = xp.empty((splits, B * H, 2), number), xp.empty((splits, B * H, D), number)
@@ -175,7 +172,7 @@ def _launch(checked: Checked, y: Array, splits: int) -> None:
         (checked.q, checked.k, checked.v, *masks, state, total, y, *sizes),
     )
     if splits > 1:
-        merge = launch.kernel(SOURCE, "attention_decode_merge", _merge_defines(D, dtype), y)
+        merge = launch.kernel(SOURCE, "attention_decode_merge", _defines("attention_decode_merge", D, dtype), y)
         grid = (-(-B * H * (D // 4) // THREADS),)
         launch.check_grid(grid)
         merge(grid, (THREADS,), (state, total, y, np.int32(B * H), np.int32(splits)))
@@ -195,10 +192,10 @@ def _instances() -> tuple[Instance, ...]:
         for head_size in (40, 64, 128, 256):
             most = heads_per_block(8, dtype)
             for heads, masked in ((1, False), (most, False), (most, True)):
-                defines = _split_defines(head_size, dtype, heads, masked)
+                defines = _defines("attention_decode_split", head_size, dtype, heads, masked)
                 note = f"D={head_size} {dtype} heads={heads}{' masked' if masked else ''}"
                 found.append(Instance(SOURCE, "attention_decode_split", defines, archs, THREADS, note=note))
-            defines = _merge_defines(head_size, dtype)
+            defines = _defines("attention_decode_merge", head_size, dtype)
             note = f"D={head_size} {dtype}"
             found.append(Instance(SOURCE, "attention_decode_merge", defines, archs, THREADS, note=note))
     return tuple(found)
