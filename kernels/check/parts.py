@@ -54,8 +54,8 @@ def clone() -> Path | None:
     return root if all((root / name / "__init__.py").is_file() for name in ("tests", "benchmarks")) else None
 
 
-def _own(name: str, *options: str) -> Callable[[Plan], Commands]:
-    return lambda plan: [Command(name, _argv(plan, name, *options))]
+def _own(name: str) -> Callable[[Plan], Commands]:
+    return lambda plan: [Command(name, _argv(plan, name))]
 
 
 def _argv(plan: Plan, name: str, *options: str) -> list[str]:

@@ -143,8 +143,9 @@ def check(
     return _pack(q, k, v, options)
 
 
-def check_backward(do: Array, cache: FusedAttentionCache, name: str = "attention_backward") -> Checked:
+def check_backward(do: Array, cache: FusedAttentionCache) -> Checked:
     """Validate the gradient `do` against what forward kept, which was validated then."""
+    name = "attention_backward"
     if type(cache) is not FusedAttentionCache:
         raise TypeError(f"{name}: cache is a {type(cache).__name__}, expected the FusedAttentionCache of the forward")
     array_namespace(cache.q, do)
@@ -194,13 +195,7 @@ def _strides(array: Array | None) -> tuple[np.int64, np.int64, np.int64, np.int6
 
 
 def _check_arrays(
-    name: str,
-    q: Array,
-    k: Array,
-    v: Array,
-    bias: Array | None,
-    dtypes: Collection[str],
-    head_sizes: Collection[int] | None,
+    name: str, q: Array, k: Array, v: Array, bias: Array | None, dtypes: Collection[str], sizes: Collection[int] | None
 ) -> None:
     """What the kernels ask for besides the op's rules: dtypes, sizes, layout, one device."""
     if q.dtype.name not in dtypes:
@@ -215,12 +210,12 @@ def _check_arrays(
             f"{name}: v {v.shape} does not fit k {k.shape}: the kernels serve values of the keys' head size"
         )
     D, rows = q.shape[3], max(q.shape[2], k.shape[2])
-    if head_sizes is None:
-        head_sizes = EXACT_HEAD_SIZES if q.dtype.name in EXACT_DTYPES else TENSOR_CORE_HEAD_SIZES
-    if D not in head_sizes:
+    if sizes is None:
+        sizes = EXACT_HEAD_SIZES if q.dtype.name in EXACT_DTYPES else TENSOR_CORE_HEAD_SIZES
+    if D not in sizes:
         raise ValueError(
             f"{name}: head size {D} is not served for {q.dtype}; served are multiples of 8 from 16 to 128"
-            f"{' and 256' if 256 in head_sizes else ''}: pad with zeros (and pass scale=1/sqrt(D)), or use minilm.ops"
+            f"{' and 256' if 256 in sizes else ''}: pad with zeros (and pass scale=1/sqrt(D)), or use minilm.ops"
         )
     if rows * D >= PER_HEAD:
         raise ValueError(f"{name}: {rows} rows of {D} numbers per head; the kernels index fewer than 2^31 numbers")

@@ -174,7 +174,6 @@ def _launch(checked: Checked, y: Array, splits: int) -> None:
     if splits > 1:
         merge = launch.kernel(SOURCE, "attention_decode_merge", _defines("attention_decode_merge", D, dtype), y)
         grid = (-(-B * H * (D // 4) // THREADS),)
-        launch.check_grid(grid)
         merge(grid, (THREADS,), (state, total, y, np.int32(B * H), np.int32(splits)))
 
 
