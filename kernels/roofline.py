@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import NamedTuple
 
-DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+from minilm.kernels.cuda.rows import ITEM_BYTES
 
 
 class Card(NamedTuple):
@@ -58,13 +58,13 @@ def softmax(rows: int, columns: int, dtype: str = "float32", backward: bool = Fa
     """Rows of softmax: one read and one write; backward reads p and dp."""
     name = f"softmax {'backward' if backward else 'forward'} {rows} x {columns} {dtype}"
     elements = rows * columns
-    return Work(name, (3 if backward else 2) * elements * DTYPE_BYTES[dtype], (4 if backward else 5) * elements, dtype)
+    return Work(name, (3 if backward else 2) * elements * ITEM_BYTES[dtype], (4 if backward else 5) * elements, dtype)
 
 
 def cross_entropy(rows: int, columns: int, dtype: str = "float32") -> Work:
     """Loss and gradient in one kernel: one read of the logits, one write of their gradient."""
     elements = rows * columns
-    moved = 2 * elements * DTYPE_BYTES[dtype] + rows * (8 + 4)  # and a target and a loss a row
+    moved = 2 * elements * ITEM_BYTES[dtype] + rows * (8 + 4)  # and a target and a loss a row
     return Work(f"cross-entropy, loss and gradient {rows} x {columns} {dtype}", moved, 6 * elements, dtype)
 
 
@@ -92,7 +92,7 @@ class Attention(NamedTuple):
 
     def arrays(self, queries: int, keys: int) -> int:
         """Bytes of `queries` arrays of the queries' shape and `keys` of the keys'."""
-        return DTYPE_BYTES[self.dtype] * self.B * self.D * (queries * self.H * self.TQ + keys * self.HKV * self.TK)
+        return ITEM_BYTES[self.dtype] * self.B * self.D * (queries * self.H * self.TQ + keys * self.HKV * self.TK)
 
     def __str__(self) -> str:
         heads = f"{self.H}" if self.H == self.HKV else f"{self.H}/{self.HKV}"
@@ -123,7 +123,7 @@ def attention_decode(size: Attention) -> Work:
 
 def bound(work: Work, card: Card) -> tuple[float, str]:
     """The least seconds, and what decides: "memory" or "arithmetic". Half precision products run on tensor cores."""
-    on_tensor_cores = DTYPE_BYTES[work.dtype] == 2 and work.name.startswith("attention")
+    on_tensor_cores = ITEM_BYTES[work.dtype] == 2 and work.name.startswith("attention")
     rate = card.tensor if on_tensor_cores else card.float64 if work.dtype == "float64" else card.float32
     memory, arithmetic = work.bytes / card.bandwidth, work.operations / rate
     return max((memory, "memory"), (arithmetic, "arithmetic"))
@@ -162,11 +162,10 @@ def table(works: list[Work]) -> str:
 
 def peaks() -> list[str]:
     """The assumptions about each card and their sources, one line each."""
-    lines = []
-    for card in CARDS:
-        rates = f"{card.bandwidth / 1e12:.2f}, {card.tensor / 1e12:.0f}, {card.float32 / 1e12:.0f}"
-        lines.append(f"{card.name}: {rates}  [{card.source}]")
-    return lines
+    return [
+        f"{c.name}: {c.bandwidth / 1e12:.2f}, {c.tensor / 1e12:.0f}, {c.float32 / 1e12:.0f}  [{c.source}]"
+        for c in CARDS
+    ]
 
 
 def main(args: argparse.Namespace) -> int:
@@ -174,8 +173,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"{MEANING}\n")
     print(table(standard_work()))
     print(f"\n{PEAKS}:")
-    for line in peaks():
-        print(f"  {line}")
+    print("\n".join(f"  {line}" for line in peaks()))
     return 0
 
 

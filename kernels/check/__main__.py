@@ -5,23 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 from minilm.backend import resolve_device
 from minilm.kernels.check import device, every_kernel, toys
 from minilm.kernels.check.records import FAILED, Record, say
 
-
-def _device(xp: ModuleType, args: argparse.Namespace) -> Iterator[Record]:
-    yield from device.describe(xp)
-
-
-def _ptx(xp: ModuleType, args: argparse.Namespace) -> Iterator[Record]:
-    return (every_kernel.record(args.part, "", result) for result in toys.run_all(xp))
-
-
-PARTS = {"device": _device, "ptx": _ptx, "calls": every_kernel.run}
+PARTS: dict[str, Callable[[ModuleType, argparse.Namespace], Iterator[Record]]] = {
+    "device": lambda xp, args: device.describe(xp),
+    "ptx": lambda xp, args: (every_kernel.record(args.part, "", result) for result in toys.run_all(xp)),
+    "calls": every_kernel.run,
+}
 
 
 def main(argv: list[str]) -> int:

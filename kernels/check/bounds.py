@@ -48,7 +48,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.kernels.check.definitions import kept_weights, sum_to, visible_pairs, with_query_axis
+from minilm.kernels.check.definitions import as_attention, kept_weights, sum_to, visible_pairs
 
 EXPONENTIAL = 4  # units u: 2 units of the last place, of ex2.approx.ftz.f32, exp2f and NumPy's exp
 CONFIDENCE = 4.0  # c: sums of independent roundings are larger with probability 8e-11
@@ -228,9 +228,10 @@ def attention_bounds(
 
 
 def bounds_of_call(
-    arrays: dict[str, np.ndarray], options: dict[str, Any], dtype: str, dy: np.ndarray | None, decode: bool = False
+    op: str, arrays: dict[str, np.ndarray], options: dict[str, Any], dtype: str, dy: np.ndarray | None
 ) -> AttentionBounds:
-    """Those of attention(**arrays, **options), for a generator of `definitions.SEED`; decode: on plain cores."""
+    """Those of a call of "attention", or "attention_decode" on plain cores, for a generator of `definitions.SEED`."""
+    arrays, options = as_attention(op, arrays, options)
     q, k, bias = arrays["q"], arrays["k"], arrays.get("bias")
     shape = (*q.shape[:3], k.shape[2])
     p, scale = options.get("dropout", 0.0), options.get("scale")
@@ -243,7 +244,7 @@ def bounds_of_call(
         bias=bias,
         factors=kept_weights(*shape, p) / (1.0 - p) if p else None,
         dy=dy,
-        tensor_cores=False if decode else None,
+        tensor_cores=False if op == "attention_decode" else None,
     )
 
 
@@ -252,6 +253,6 @@ def call_bounds(
 ) -> list[np.ndarray | None]:
     """y and the gradients of a call of "attention" or "attention_decode", as `definitions.definition` orders them."""
     if op == "attention_decode":
-        return [bounds_of_call(*with_query_axis(arrays, options), dtype, None, decode=True).y[:, :, 0]]
-    bounds = bounds_of_call(arrays, options, dtype, dy)
+        return [bounds_of_call(op, arrays, options, dtype, None).y[:, :, 0]]
+    bounds = bounds_of_call(op, arrays, options, dtype, dy)
     return [bounds.y, bounds.dq, bounds.dk, bounds.dv, bounds.dbias]

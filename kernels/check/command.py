@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> int:
 def _run(plan: Plan, parts: Sequence[Part], budget: float, log: IO[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the parts' processes are ended, too
     began, summaries = time.monotonic(), []
-    needed = {part.name: part.seconds(plan) for part in parts}
+    needed = {part.name: estimate.SECONDS[part.name](plan) for part in parts}
     print(estimate_table(parts, needed, budget, plan.processes))
     try:
         for number, part in enumerate(parts):

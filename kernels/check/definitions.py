@@ -51,12 +51,7 @@ def visible_pairs(
     bias: np.ndarray | None = None,
 ) -> np.ndarray:
     """Which key each query of attention sees, boolean of `shape` (B, H, Tq, Tk)."""
-    Tq, Tk = shape[2:]
-    seen = np.ones(shape, bool)
-    if causal:
-        seen &= np.arange(Tk) <= np.arange(Tq)[:, None] + Tk - Tq
-    if key_lengths is not None:
-        seen &= np.arange(Tk) < np.reshape(key_lengths, (-1, 1, 1, 1))
+    seen = visible_columns(shape, causal=causal, key_lengths=key_lengths)
     if mask is not None:
         seen &= mask
     if bias is not None:
@@ -76,11 +71,16 @@ def visible_columns(
     return seen
 
 
-def with_query_axis(arrays: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A call of decode as one of attention: q (B, H, 1, D), the mask of four axes."""
-    if "mask" in options:
-        options = options | {"mask": options["mask"][..., None, :]}
-    return arrays | {"q": arrays["q"][:, :, None]}, options
+def as_attention(op: str, arrays: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A call as one of `ops.attention`: lengths within the keys; for decode q (B, H, 1, D), the mask of four axes."""
+    options = dict(options)
+    if "key_lengths" in options:
+        options["key_lengths"] = np.clip(options["key_lengths"], 0, arrays["k"].shape[2])
+    if op == "attention_decode":
+        arrays = arrays | {"q": arrays["q"][:, :, None]}
+        if "mask" in options:
+            options["mask"] = options["mask"][..., None, :]
+    return arrays, options
 
 
 def definition(op: str, arrays: dict[str, np.ndarray], options: dict[str, Any], kept_as: Any = None) -> Callable:
@@ -98,14 +98,10 @@ def definition(op: str, arrays: dict[str, np.ndarray], options: dict[str, Any], 
     elif op == "cross_entropy":
         forward, backward, given = ops.cross_entropy, ops.cross_entropy_backward, arrays | options
     else:
-        if op == "attention_decode":
-            arrays, options = with_query_axis(arrays, options)
-        (B, H, Tq, _), Tk = arrays["q"].shape, arrays["k"].shape[2]
-        options = dict(options)
-        if "key_lengths" in options:
-            options["key_lengths"] = np.clip(options["key_lengths"], 0, Tk)
+        arrays, options = as_attention(op, arrays, options)
         if options.get("dropout"):
-            options["rng"] = Kept(kept_weights(B, H, Tq, Tk, options["dropout"]))
+            shape = *arrays["q"].shape[:3], arrays["k"].shape[2]
+            options["rng"] = Kept(kept_weights(*shape, options["dropout"]))
         forward, backward, given = ops.attention, ops.attention_backward, arrays | options
 
     with reference():
@@ -148,12 +144,8 @@ def _naive_attention(op: str, arrays: dict, options: dict, dy: np.ndarray) -> li
     def rounded(x):
         return x.astype(dtype).astype(np.float32)
 
-    if op == "attention_decode":
-        (arrays, options), dy = with_query_axis(arrays, options), dy[:, :, None]
+    arrays, options = as_attention(op, arrays, options)
     q, k, v = arrays["q"], *(np.nan_to_num(arrays[letter]) for letter in "kv")
-    options = dict(options)
-    if "key_lengths" in options:
-        options["key_lengths"] = np.clip(options["key_lengths"], 0, k.shape[2])
     p = options.pop("dropout", 0.0)
     factors = kept_weights(*q.shape[:3], k.shape[2], p) / np.float32(1.0 - p)  # (B, H, Tq, Tk)
     bias = arrays.get("bias")

@@ -16,18 +16,15 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from minilm.files import write_text
 from minilm.kernels.check import every_kernel
 from minilm.kernels.check.cases import cases
 from minilm.kernels.check.door import Request, requests_of
+from minilm.kernels.check.parts import Plan
 from minilm.kernels.cuda import launch
-
-if TYPE_CHECKING:
-    from minilm.kernels.check.parts import Plan
 
 RECORD = Path(__file__).with_name("compile_seconds.json")
 BASIS = "compiling as measured per module, the rest guessed"
@@ -38,10 +35,9 @@ IMPORT_PEERS = 15.0  # with PyTorch and Triton
 DEFINITIONS = 15.0  # of the calls on the host, in float64, with their bounds
 COLLECT = 12.0  # pytest's collection of the suite
 SLOWER = 4.0  # times as long under compute-sanitizer, the start included
-LIBRARY_TESTS = 350.0  # seconds of one core: some 1,600 tests, and CuPy's kernels that they compile, 0.15 to 2 s each
-QUICK_LIBRARY_TESTS = 30.0
+LIBRARY_TESTS = 350.0, 30.0  # seconds of one core: some 1,600 tests, and CuPy's kernels, 0.15 to 2 s each; when quick
 WORKLOAD = 2.0  # seconds: a benchmark's inputs, its comparisons and three phases of 0.2 s, compiling included
-WORKLOADS, QUICK_WORKLOADS = 57, 30  # beside PyTorch
+WORKLOADS = 57, 30  # beside PyTorch; when quick
 TRITON = 60.0  # for its configurations, of which each is compiled
 STEP = 4.0  # of each model: weights, compiling what CuPy brings, three steps
 
@@ -63,36 +59,17 @@ def table_requests(quick: bool) -> frozenset[Request]:
     return frozenset().union(*(requests_of(lambda case=case: every_kernel.launch_case(case)) for case in cases(quick)))
 
 
-def start(plan: Plan) -> float:
-    return IMPORT + 2
-
-
-def toys(plan: Plan) -> float:
-    return IMPORT + compiling(requests_of(every_kernel.launch_toys))
-
-
-def calls(plan: Plan) -> float:
-    return IMPORT + compiling(requests_of(lambda: every_kernel.launch_all(plan.quick))) + DEFINITIONS
-
-
-def sanitizer(plan: Plan) -> float:
-    return 2 * SLOWER * IMPORT + 10  # the modules are in CuPy's cache by then
-
-
-def kernel_tests(plan: Plan) -> float:
-    return COLLECT + IMPORT + compiling(table_requests(plan.quick)) / plan.processes + 15
-
-
-def library_tests(plan: Plan) -> float:
-    return COLLECT + IMPORT + (QUICK_LIBRARY_TESTS if plan.quick else LIBRARY_TESTS) / plan.processes
-
-
-def benchmarks(plan: Plan) -> float:
-    return 2 * IMPORT_PEERS + WORKLOAD * (QUICK_WORKLOADS if plan.quick else WORKLOADS) + TRITON
-
-
-def step(plan: Plan) -> float:
-    return IMPORT_PEERS + STEP * (1 if plan.quick else 3)
+# About as long as each part takes, compiling included, on one GPU.
+SECONDS: dict[str, Callable[[Plan], float]] = {
+    "device": lambda plan: IMPORT + 2,
+    "ptx": lambda plan: IMPORT + compiling(requests_of(every_kernel.launch_toys)),
+    "calls": lambda plan: IMPORT + compiling(requests_of(lambda: every_kernel.launch_all(plan.quick))) + DEFINITIONS,
+    "sanitizer": lambda plan: 2 * SLOWER * IMPORT + 10,  # the modules are in CuPy's cache by then
+    "kernel-tests": lambda plan: COLLECT + IMPORT + compiling(table_requests(plan.quick)) / plan.processes + 15,
+    "library-tests": lambda plan: COLLECT + IMPORT + LIBRARY_TESTS[plan.quick] / plan.processes,
+    "benchmarks": lambda plan: 2 * IMPORT_PEERS + WORKLOAD * WORKLOADS[plan.quick] + TRITON,
+    "step": lambda plan: IMPORT_PEERS + STEP * (1 if plan.quick else 3),
+}
 
 
 def record() -> None:

@@ -1,4 +1,4 @@
-"""The parts of the check, in the order of what they tell: what each runs, and about how long it takes.
+"""The parts of the check, in the order of what they tell: what each runs.
 
 A part is one or several commands. Those that need the tests or the benchmarks say so where there is no clone.
 """
@@ -12,8 +12,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-from minilm.kernels.check import estimate
 
 # Where the tests run on whatever library they are given; what is left out never meets a device.
 HOST_ONLY = ("tests/kernels", "tests/parity", "tests/text", "tests/cli", "tests/benchmarks")
@@ -48,7 +46,6 @@ class Part(NamedTuple):
     name: str
     about: str
     commands: Callable[[Plan], Commands]
-    seconds: Callable[[Plan], float]  # about as long as it takes, compiling included, on one GPU
 
 
 def clone() -> Path | None:
@@ -57,8 +54,8 @@ def clone() -> Path | None:
     return root if all((root / name / "__init__.py").is_file() for name in ("tests", "benchmarks")) else None
 
 
-def _own(name: str, *options: str) -> Callable[[Plan], Commands]:
-    return lambda plan: [Command(name, _argv(plan, name, *options))]
+def _own(name: str) -> Callable[[Plan], Commands]:
+    return lambda plan: [Command(name, _argv(plan, name))]
 
 
 def _argv(plan: Plan, name: str, *options: str) -> list[str]:
@@ -134,23 +131,21 @@ def _timed(plan: Plan) -> Commands:
 
 
 PARTS = (
-    Part("device", "versions and device", _own("device"), estimate.start),
-    Part("ptx", "the instructions of ptx.cuh, one by one", _own("ptx"), estimate.toys),
-    Part("calls", "one call of every kernel, head sizes 64 and 128", _own("calls"), estimate.calls),
-    Part("sanitizer", "the same under compute-sanitizer: memcheck, racecheck", _sanitizer, estimate.sanitizer),
+    Part("device", "versions and device", _own("device")),
+    Part("ptx", "the instructions of ptx.cuh, one by one", _own("ptx")),
+    Part("calls", "one call of every kernel, head sizes 64 and 128", _own("calls")),
+    Part("sanitizer", "the same under compute-sanitizer: memcheck, racecheck", _sanitizer),
     Part(
         "kernel-tests",
         "the tests of the kernels on the device",
         _pytest("tests/kernels", quick=("tests/kernels", *QUICK_LANE)),
-        estimate.kernel_tests,
     ),
     Part(
         "library-tests",
         "the tests of ops, layers, models and training on CuPy arrays",
         _pytest("tests", *(f"--ignore={folder}" for folder in HOST_ONLY), quick=QUICK_TESTS),
-        estimate.library_tests,
     ),
-    Part("benchmarks", "the benchmarks, beside PyTorch and Triton", _timed, estimate.benchmarks),
-    Part("step", "whole training steps, their kernels by time", _steps, estimate.step),
+    Part("benchmarks", "the benchmarks, beside PyTorch and Triton", _timed),
+    Part("step", "whole training steps, their kernels by time", _steps),
 )
 NAMES = tuple(part.name for part in PARTS)

@@ -47,10 +47,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], limit: float, lo
         _signal(process.pid, number)
 
     grace = min(GRACE, limit / 4)
-    timers = [
-        threading.Timer(limit - grace, end, (signal.SIGINT,)),
-        threading.Timer(limit, end, (signal.SIGKILL,)),
-    ]
+    timers = [threading.Timer(limit - grace, end, (signal.SIGINT,)), threading.Timer(limit, end, (signal.SIGKILL,))]
     output = []
     try:
         for timer in timers:

@@ -67,7 +67,8 @@ def softmax_bounds(
     seen = np.broadcast_to(visible, x.shape)
     P, error, sum_error = _exponentials(scale * np.where(seen, x, -np.inf), seen, how)
     c = chain(dtype, x.shape[-1], FORWARD_PER_LANE[dtype]) if terms is None else terms
-    y_error = stored(P * (error + sum_error + how.sum(c) + 2 * u), P, how, seen & (P > 0) | _faint(P, x, seen))
+    faint = (P == 0) & (x != -np.inf)  # 0 in float64 too, but not for a score of −∞: the kernel may keep a trace
+    y_error = stored(P * (error + sum_error + how.sum(c) + 2 * u), P, how, seen & ((P > 0) | faint))
     if dy is None:
         return y_error, None
     dy = np.where(seen, dy.astype(np.float64), 0.0)
@@ -76,11 +77,6 @@ def softmax_bounds(
     dot_error += how.sum(c + 1) * np.abs(P * dy).sum(axis=-1, keepdims=True)
     dx_error = abs(scale) * (y_error * (np.abs(t) + dot_error) + P * dot_error + 5 * u * np.abs(P * t))
     return y_error, stored(dx_error, scale * P * t, how, y_error > 0)
-
-
-def _faint(P: np.ndarray, x: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Where a weight is 0 in float64 too, but not because its score is −∞: the kernel may keep a trace."""
-    return seen & (P == 0) & (x != -np.inf)
 
 
 def cross_entropy_bounds(

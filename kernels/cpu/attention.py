@@ -17,8 +17,6 @@ Differs from the definition in six ways.
     - y is laid out (B, Tq, H, Dv) and the gradients side by side (B, T, H + 2·Hkv, D), as a layer's projections are.
 
 Threads share the work out by sequence, or by head where there are more threads than sequences.
-
-Measured against the definition by `python -m benchmarks attention`; the figures stand in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm import threads
-from minilm.kernels.cpu.blocks import buffer_of, row_dot
+from minilm.kernels.cpu.blocks import buffer_of, row_dot, unlike
 from minilm.memory import empty
 from minilm.ops.attention import check_attention
 from minilm.selection import Version, problem, register
@@ -289,10 +287,7 @@ def _blocks(Tq: int, Tk: int, causal: bool, dtype: np.dtype, rows: int) -> list[
 
 
 def _spread(
-    work: Callable[[list[Chunk], np.ndarray | None], None],
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    with_scratch: bool,
+    work: Callable[[list[Chunk], np.ndarray | None], None], shape: tuple[int, ...], dtype: np.dtype, with_scratch: bool
 ) -> None:
     """work(chunks, scratch) in each thread; scratch (b, h, G, Tq, Tk) is as large as the largest chunk's weights."""
     B, Hkv, G, Tq, Tk = shape
@@ -327,25 +322,11 @@ def _hidden_keys(B: int, Tk: int, key_lengths: Any, mask: np.ndarray | None) -> 
 
 
 def refuses(
-    q: Any,
-    k: Any,
-    v: Any,
-    *,
-    causal: bool = False,
-    key_lengths: Any = None,
-    mask: Any = None,
-    bias: Any = None,
-    scale: float | None = None,
-    dropout: float = 0.0,
-    rng: Any = None,
+    q: Any, k: Any, v: Any, *, mask: Any = None, bias: Any = None, dropout: float = 0.0, **options: Any
 ) -> str | None:
     """Why a call is left to the definition, wrong input included; None if it is served."""
-    arrays = (q, k, v)
-    if not all(isinstance(a, np.ndarray) for a in arrays):
-        return "serves NumPy arrays"
-    if q.dtype not in (np.float32, np.float64) or not q.dtype == k.dtype == v.dtype:
-        return "serves float32 and float64, the same for q, k and v"
-    if wrong := problem(check_attention, "attention", q, k, v, key_lengths, mask, bias, dropout, rng):
+    masks = options.get("key_lengths"), mask, bias
+    if wrong := unlike(q, k, v) or problem(check_attention, "attention", q, k, v, *masks, dropout, options.get("rng")):
         return wrong
     (B, H, Tq, _), Tk = q.shape, k.shape[2]
     if B * H * Tq * Tk < MINIMUM_SIZE:

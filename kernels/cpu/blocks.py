@@ -74,6 +74,16 @@ def whole_rows(length: int) -> AbstractContextManager:
     return buffer_of(UNBUFFERED) if length >= LONG_ROW else nullcontext()
 
 
+def unlike(*arrays: Any) -> str | None:
+    """Why these, None where one was not given, are not all host arrays of one served dtype; None if they are."""
+    given = [array for array in arrays if array is not None]
+    if not all(isinstance(array, np.ndarray) for array in given):
+        return "serves NumPy arrays"
+    if given[0].dtype in (np.float32, np.float64) and all(array.dtype == given[0].dtype for array in given):
+        return None
+    return "serves float32 and float64, the same for all arrays"
+
+
 def unserved(x: Any, minimum_size: int, dtypes: tuple[type, ...] = (np.float32, np.float64)) -> str | None:
     """Why x is no array for a blocked version; None if it is one: host, floating, contiguous, large enough."""
     if not isinstance(x, np.ndarray):

@@ -10,8 +10,6 @@ K times as large as x, need not be made. Windows overlap, which BLAS can't read,
 So K products of 1/K of the positions each, and a result in every K-th row. Windows that reach from one sequence into
 the next are computed too, and left out; that is (K − 1)/T more work. The gradients are made of the same products: dx
 correlates dy with the mirrored kernel, dW multiplies dy, padded with zeros, with the same windows.
-
-Measured against the definition by `python -m benchmarks conv1d`; the figures stand in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm.kernels.cpu.blocks import unlike
 from minilm.memory import empty
 from minilm.ops.conv1d import check_conv1d
 from minilm.selection import Version, problem, register
@@ -43,12 +42,7 @@ def refuses(
     x: Any, weight: Any, bias: Any = None, *, padding: str = "same", stride: int = 1, dilation: int = 1
 ) -> str | None:
     """Why a call is left to the definition, wrong input included; None if it is served."""
-    arrays = (x, weight) if bias is None else (x, weight, bias)
-    if not all(isinstance(array, np.ndarray) for array in arrays):
-        return "serves NumPy arrays"
-    if x.dtype not in (np.float32, np.float64) or any(array.dtype != x.dtype for array in arrays):
-        return "serves float32 and float64, the same for all arguments"
-    if wrong := problem(check_conv1d, x, weight, bias, padding, stride, dilation):
+    if wrong := unlike(x, weight, bias) or problem(check_conv1d, x, weight, bias, padding, stride, dilation):
         return wrong
     if stride != 1 or dilation != 1:
         return f"serves stride and dilation 1, not {stride} and {dilation}"

@@ -11,12 +11,8 @@ goes to memory. Here
     - m = 0 is tried first: where all sums of a block are moderate, nothing overflowed and no term that counts was lost,
       and a pass for the maximum and one for the shift are saved. Else m is each row's maximum, from that block on
 
-Measured against the definition by `python -m benchmarks cross_entropy`; the figures stand in benchmarks/results. The
-backward pays for its exp; without a pool (see `minilm.memory`) it also pays for the page faults of a new gradient.
+The backward pays for its exp; without a pool (see `minilm.memory`) it also pays for the page faults of a new gradient.
 Besides the logits the two need half the definition's memory.
-
-It serves float32 and float64 logits of at least MINIMUM_SIZE numbers, reduced to "mean" or "sum", without class weights
-or smoothing. What it does not serve, wrong input included, is left to the definition.
 """
 
 from __future__ import annotations
@@ -25,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.kernels.cpu.blocks import exp_sums, moderate, spread_blocks
+from minilm.kernels.cpu.blocks import exp_sums, moderate, spread_blocks, unserved
 from minilm.memory import empty
 from minilm.ops.cross_entropy import check_cross_entropy
 from minilm.selection import Version, problem, register
@@ -54,14 +50,10 @@ def refuses(
     reduction: str = "mean",
 ) -> str | None:
     """Why a call is left to the definition; None if it is served."""
-    if not (isinstance(logits, np.ndarray) and isinstance(targets, np.ndarray)):
+    if reason := unserved(logits, MINIMUM_SIZE):
+        return reason
+    if not isinstance(targets, np.ndarray):
         return "serves NumPy arrays"
-    if logits.dtype not in (np.float32, np.float64):
-        return f"serves float32 and float64, not {logits.dtype}"
-    if logits.size < MINIMUM_SIZE:
-        return f"{logits.size} logits are fewer than {MINIMUM_SIZE}"
-    if not logits.flags.c_contiguous:
-        return "the logits are not contiguous"
     if reduction not in ("mean", "sum") or class_weights is not None or label_smoothing != 0:
         return "serves reduction mean or sum, without class weights and label smoothing"
     return problem(check_cross_entropy, logits, targets, ignore_index, label_smoothing, class_weights, reduction)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm.kernels.cpu.blocks import unlike
 from minilm.ops.attention import attention, check_attention
 from minilm.ops.softmax import shifted_exponential
 from minilm.selection import Gradients, Version, problem, reference, register
@@ -28,29 +29,15 @@ class OneQueryCache(NamedTuple):
 
 
 def refuses(
-    q: Any,
-    k: Any,
-    v: Any,
-    *,
-    causal: bool = False,
-    key_lengths: Any = None,
-    mask: Any = None,
-    bias: Any = None,
-    scale: float | None = None,
-    dropout: float = 0.0,
-    rng: Any = None,
+    q: Any, k: Any, v: Any, *, causal: Any = False, scale: Any = None, dropout: Any = 0.0, rng: Any = None, **masks: Any
 ) -> str | None:
     """Why a call is left to the definition, wrong input included; None if it is served."""
-    if not all(isinstance(a, np.ndarray) for a in (q, k, v)):
-        return "serves NumPy arrays"
-    if q.dtype not in (np.float32, np.float64) or not q.dtype == k.dtype == v.dtype:
-        return "serves float32 and float64, the same for q, k and v"
-    if wrong := problem(check_attention, "attention", q, k, v, key_lengths, mask, bias, dropout, rng):
+    if any(array is not None for array in masks.values()) or dropout != 0:
+        return "serves attention without masks, bias and dropout"
+    if wrong := unlike(q, k, v) or problem(check_attention, "attention", q, k, v, None, None, None, 0.0, None):
         return wrong
     if q.shape[2] != 1 or k.shape[2] == 0:
         return f"serves one query of at least one key, not {q.shape[2]} of {k.shape[2]}"
-    if key_lengths is not None or mask is not None or bias is not None or dropout != 0:
-        return "serves attention without masks, bias and dropout"
     return None
 
 

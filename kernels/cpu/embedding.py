@@ -4,14 +4,11 @@ Differs from the definition, which adds row after row: the rows of first occurre
 those of second occurrences added in one go, and so on; no id repeats within a round. What is left after `ROUNDS`
 rounds, a few frequent ids, is summed id by id, pairwise, which rounds less.
 
-Measured against the definition by `python -m benchmarks embedding`; the figures stand in benchmarks/results. The
-backward is bound by memory: the dense table is written twice where a row was looked up. It runs on one thread: two
+The backward is bound by memory: the dense table is written twice where a row was looked up. It runs on one thread: two
 assignments to indexed rows take nearly as long side by side as one after the other.
 
-The gradient stays dense, as `ops` defines it. To hand on only the rows that were looked up would save clearing and
-copying the others: at most 0.2 of 9.4 ms in a classifier's step (10,000 x 64), and 13 of 1,170 ms in one of the size of
-GPT-2 small (50,257 x 768, tied), by the time that these parts take in a step; AdamW goes over all rows anyway. Too
-little for a second kind of gradient.
+The gradient stays dense, as `ops` defines it: to hand on only the rows that were looked up would save 1 or 2 % of a
+step (a classifier of 10,000 x 64, GPT-2 small), too little for a second kind of gradient; AdamW goes over all anyway.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ kept instead of parts of it, so backward is one product. And the exact form take
 NumPy has a fast tanh but no erf. That error is the size of float32's own rounding next to 1, as of PyTorch's
 1 + erf(x/√2); the definition keeps more digits of the far left tail, where y is near 0. So float32 only; the tanh form
 serves float64 too.
-
-Measured against the definition by `python -m benchmarks gelu gelu-tanh`; the figures stand in benchmarks/results.
 """
 
 from __future__ import annotations

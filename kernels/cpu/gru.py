@@ -6,19 +6,18 @@ Differs from the definition in this, besides what `recurrent` says of all three 
     - b_hr and b_hz join b_ih outside the loop; b_hn, which the reset gate multiplies, stays inside
     - backward, all that multiplies δ_t is known before the loop, and computed for several steps at once
 
-Measured against the definition by `python -m benchmarks gru`; the figures stand in benchmarks/results. Narrow layers
-gain more: `--sizes 32 100 64 64`.
+Narrow layers gain more: `python -m benchmarks gru --sizes 32 100 64 64`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minilm.kernels.cpu import recurrent
-from minilm.kernels.cpu.recurrent import Run
+from minilm.kernels.cpu.recurrent import FeatureMajorCache, Run
 from minilm.memory import empty
 from minilm.ops.recurrent import check_arguments
 from minilm.selection import Version, register
@@ -28,18 +27,8 @@ ORDER = (0, 1, 2)  # r, z, n, as the weights have them
 SCALE = (0.5, 0.5, 1)
 
 
-class FeatureMajorGRUCache(NamedTuple):
-    """Inputs, gates, p_n and states: I + 5H numbers per position. The weights are borrowed."""
-
-    run: Run
-    w_ih: np.ndarray  # (3H, I)
-    w_hh: np.ndarray  # (3H, H)
-    has: tuple[bool, bool, bool]  # b_ih, b_hh, h0 were given
-
-
-def refuses(x: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, h0: Any = None, **_: Any) -> str | None:
-    """Why a call is left to the definition; None if it is served."""
-    return recurrent.unserved(x, w_ih, w_hh, b_ih, b_hh, h0)
+class FeatureMajorGRUCache(FeatureMajorCache):
+    """Inputs, gates, p_n and states: I + 5H numbers per position."""
 
 
 def feature_major_gru(
@@ -166,5 +155,7 @@ def _factors(gates: np.ndarray, h: np.ndarray, factors: np.ndarray) -> np.ndarra
 
 register(
     "gru",
-    Version("cpu.feature_major", feature_major_gru, feature_major_gru_backward, FeatureMajorGRUCache, refuses),
+    Version(
+        "cpu.feature_major", feature_major_gru, feature_major_gru_backward, FeatureMajorGRUCache, recurrent.refuses
+    ),
 )

@@ -4,10 +4,7 @@ Differs from the definition in three ways. Blocks stay in cache, where the defin
 array, each with a temporary. Means are products with a vector of 1/C, squared norms are row dot products: both several
 times as fast as NumPy's reductions along a short last axis. Gain and bias of short rows are tiled to a block, so that
 the affine map is one flat loop and not one per row; for long rows NumPy is kept from copying them instead
-(`blocks.whole_rows`).
-
-Measured against the definition by `python -m benchmarks layer_norm`; the figures stand in benchmarks/results. Six
-passes forward and ten backward are left.
+(`blocks.whole_rows`). Six passes forward and ten backward are left.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.kernels.cpu.blocks import LONG_ROW, row_dot, spread_blocks, unserved
+from minilm.kernels.cpu.blocks import LONG_ROW, row_dot, spread_blocks, unlike, unserved
 from minilm.memory import empty
 from minilm.selection import Version, register
 
@@ -36,12 +33,9 @@ class BlockedLayerNormCache(NamedTuple):
 
 def refuses(x: Any, gain: Any, bias: Any, eps: float = 1e-5) -> str | None:
     """Why a call is left to the definition; None if it is served."""
-    reason = unserved(x, MINIMUM_SIZE)
-    if reason is None and not all(isinstance(a, np.ndarray) and a.dtype == x.dtype for a in (gain, bias)):
-        reason = "gain and bias are not of x's library and dtype"
-    if reason is None and not gain.shape == bias.shape == x.shape[-1:]:
-        reason = "the shapes do not fit"
-    return reason
+    if reason := unserved(x, MINIMUM_SIZE) or unlike(x, gain, bias):
+        return reason
+    return None if gain.shape == bias.shape == x.shape[-1:] else "the shapes do not fit"
 
 
 def blocked_layer_norm(

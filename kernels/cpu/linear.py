@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.kernels.cpu.blocks import whole_rows
+from minilm.kernels.cpu.blocks import unlike, whole_rows
 from minilm.memory import SMALL, empty
 from minilm.selection import Version, register
 
@@ -30,14 +30,9 @@ class RecycledLinearCache(NamedTuple):
 
 def refuses(x: Any, weight: Any, bias: Any = None) -> str | None:
     """Why a call is left to the definition; None if it is served."""
-    arrays = (x, weight) if bias is None else (x, weight, bias)
-    if not all(isinstance(array, np.ndarray) for array in arrays):
-        return "serves NumPy arrays"
-    if x.dtype not in (np.float32, np.float64) or any(array.dtype != x.dtype for array in arrays):
-        return "serves float32 and float64, the same for all arguments"
-    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
-        return "the shapes do not fit"
-    if bias is not None and bias.shape != weight.shape[:1]:
+    if reason := unlike(x, weight, bias):
+        return reason
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:] or (bias is not None and bias.shape != weight.shape[:1]):
         return "the shapes do not fit"
     if x.nbytes < SMALL and weight.nbytes < SMALL:
         return f"x and weight have less than {SMALL} bytes each"
@@ -73,7 +68,4 @@ def recycled_linear_backward(
     return dx, dweight, dbias
 
 
-register(
-    "linear",
-    Version("cpu.recycled", recycled_linear, recycled_linear_backward, RecycledLinearCache, refuses),
-)
+register("linear", Version("cpu.recycled", recycled_linear, recycled_linear_backward, RecycledLinearCache, refuses))

@@ -7,20 +7,19 @@ Differs from the definition in this, besides what `recurrent` says of all three 
     - σ(a) = ½ + ½ tanh(a/2) takes a/2 from halved rows of the weights
     - backward, what multiplies δ_t and γ_t is known before the loop, and computed for several steps at once
 
-Measured against the definition by `python -m benchmarks lstm`; the figures stand in benchmarks/results. Narrow layers
-gain more on one thread: `--sizes 32 100 64 64`.
+Narrow layers gain more on one thread: `python -m benchmarks lstm --sizes 32 100 64 64`.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minilm.kernels.cpu import recurrent
-from minilm.kernels.cpu.recurrent import Run
+from minilm.kernels.cpu.recurrent import FeatureMajorCache, Run
 from minilm.memory import empty
 from minilm.ops.recurrent import check_arguments
 from minilm.selection import Version, register
@@ -30,20 +29,8 @@ ORDER = (2, 1, 0, 3)  # g, f, i, o, where the weights have i, f, g, o
 SCALE = (1, 0.5, 0.5, 0.5)
 
 
-class FeatureMajorLSTMCache(NamedTuple):
-    """Inputs, gates, cells and states: I + 6H numbers per position. tanh(c) is recomputed. The weights are borrowed."""
-
-    run: Run
-    w_ih: np.ndarray  # (4H, I)
-    w_hh: np.ndarray  # (4H, H)
-    has: tuple[bool, bool, bool, bool]  # b_ih, b_hh, h0, c0 were given
-
-
-def refuses(
-    x: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, h0: Any = None, c0: Any = None, **_: Any
-) -> str | None:
-    """Why a call is left to the definition; None if it is served."""
-    return recurrent.unserved(x, w_ih, w_hh, b_ih, b_hh, h0, c0)
+class FeatureMajorLSTMCache(FeatureMajorCache):
+    """Inputs, gates, cells and states: I + 6H numbers per position. tanh(c) is recomputed."""
 
 
 def feature_major_lstm(
@@ -175,5 +162,7 @@ def _factors(gates: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 register(
     "lstm",
-    Version("cpu.feature_major", feature_major_lstm, feature_major_lstm_backward, FeatureMajorLSTMCache, refuses),
+    Version(
+        "cpu.feature_major", feature_major_lstm, feature_major_lstm_backward, FeatureMajorLSTMCache, recurrent.refuses
+    ),
 )

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilm.kernels.cpu.blocks import unlike
 from minilm.memory import empty
 from minilm.ops.recurrent import Order, batch_major, reading_order, time_major
 from minilm.threads import count, one_blas_thread, spread
@@ -47,13 +48,21 @@ class Run(NamedTuple):
     states: np.ndarray  # (T + 1, H, B)  h_0 first
 
 
-def unserved(x: Any, w_ih: Any, w_hh: Any, *others: Any) -> str | None:
+class FeatureMajorCache(NamedTuple):
+    """The run of a recurrence, its weights, borrowed, and which of b_ih, b_hh, h0 (and c0) were given."""
+
+    run: Run
+    w_ih: np.ndarray  # (rows, I)
+    w_hh: np.ndarray  # (rows, H)
+    has: tuple[bool, ...]
+
+
+def refuses(
+    x: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, h0: Any = None, c0: Any = None, **_: Any
+) -> str | None:
     """Why a call is left to the definition; None if it is served. Shapes that do not fit raise in the forward."""
-    arrays = [x, w_ih, w_hh, *(array for array in others if array is not None)]
-    if not all(isinstance(array, np.ndarray) for array in arrays):
-        return "serves NumPy arrays"
-    if x.dtype not in (np.float32, np.float64) or any(array.dtype != x.dtype for array in arrays):
-        return "serves float32 and float64, the same for all arguments"
+    if reason := unlike(x, w_ih, w_hh, b_ih, b_hh, h0, c0):
+        return reason
     if x.ndim != 3 or w_hh.ndim != 2 or not (x.size and w_hh.size):
         return "an array is empty, or of a wrong shape"
     positions, H = x.shape[0] * x.shape[1], w_hh.shape[1]

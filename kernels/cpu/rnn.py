@@ -3,20 +3,19 @@
 It differs from the definition by what `recurrent` says of all three recurrences, and computes 1 − h² for several steps
 at once. With one gate there is little to win: only the products of large weights, so it serves large hidden sizes only.
 
-Measured against the definition by `python -m benchmarks rnn`; the figures stand in benchmarks/results. It gains where
-the products are large, from 512 -> 1024 on (`--sizes 32 100 512 1024`), and is a little slower at 256 -> 256.
+It gains from 512 -> 1024 on (`python -m benchmarks rnn --sizes 32 100 512 1024`), and is a little slower at 256 -> 256.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minilm.kernels.cpu import recurrent
-from minilm.kernels.cpu.recurrent import Run
+from minilm.kernels.cpu.recurrent import FeatureMajorCache
 from minilm.memory import empty
 from minilm.ops.recurrent import check_arguments
 from minilm.selection import Version, register
@@ -25,18 +24,13 @@ ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0")
 MINIMUM_HIDDEN = 512
 
 
-class FeatureMajorRNNCache(NamedTuple):
-    """Inputs and states: I + H numbers per position. The weights are borrowed."""
-
-    run: Run
-    w_ih: np.ndarray  # (H, I)
-    w_hh: np.ndarray  # (H, H)
-    has: tuple[bool, bool, bool]  # b_ih, b_hh, h0 were given
+class FeatureMajorRNNCache(FeatureMajorCache):
+    """Inputs and states: I + H numbers per position."""
 
 
-def refuses(x: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, h0: Any = None, **_: Any) -> str | None:
+def refuses(x: Any, w_ih: Any, w_hh: Any, *others: Any, **options: Any) -> str | None:
     """Why a call is left to the definition; None if it is served."""
-    reason = recurrent.unserved(x, w_ih, w_hh, b_ih, b_hh, h0)
+    reason = recurrent.refuses(x, w_ih, w_hh, *others, **options)
     if reason is None and w_hh.shape[1] < MINIMUM_HIDDEN:
         reason = f"a hidden size of {w_hh.shape[1]} is less than {MINIMUM_HIDDEN}"
     return reason

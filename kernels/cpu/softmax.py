@@ -3,9 +3,6 @@
 Differs from the definition in three ways. Blocks stay in cache. Row sums are products with a vector of ones. And a
 block's rows are not shifted by their maxima where the exponentials are moderate without it, which saves two passes; the
 sums tell: where one is too large or too small the block is done again with the shift, as the definition does it.
-
-Measured against the definition by `python -m benchmarks softmax`; the figures stand in benchmarks/results. To keep
-NumPy from copying what it broadcasts (`blocks.whole_rows`) has its part in both.
 """
 
 from __future__ import annotations

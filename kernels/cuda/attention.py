@@ -6,9 +6,8 @@
     float32, float64     exact, on plain cores, on every GPU
     float16, bfloat16    tensor cores, from compute capability 8.0 (`tensor_core`)
 
-CuPy arrays run on the GPU, NumPy arrays on the CPU from the same source. The weights are never stored: memory grows
-with Tq + Tk, not with Tq·Tk; a bias gradient alone needs dS, once, in full. Nothing is added atomically: the same call
-gives the same bits.
+The weights are never stored: memory grows with Tq + Tk, not with Tq·Tk; a bias gradient alone needs dS, once, in full.
+Nothing is added atomically: the same call gives the same bits.
 
 [Dao et al. 2022, "FlashAttention"; Dao 2023, "FlashAttention-2"]
 """
@@ -57,21 +56,10 @@ def attention(
     seed = int(rng.integers(2**63)), one draw from a NumPy generator.
     Raises TypeError or ValueError, before anything is launched, for what the kernels do not serve.
     """
-    checked = check(
-        "attention",
-        q,
-        k,
-        v,
-        causal=causal,
-        key_lengths=key_lengths,
-        mask=mask,
-        bias=bias,
-        scale=scale,
-        dropout=dropout,
-        rng=rng,
-    )
+    options = {"causal": causal, "key_lengths": key_lengths, "mask": mask, "bias": bias, "scale": scale}
+    checked = check("attention", q, k, v, **options, dropout=dropout, rng=rng)
     y, lse = (_forward if checked.q.dtype.name in EXACT_DTYPES else _tensor_core(checked).forward)(checked)
-    return y, (checked.cache(y, lse) if cache else None)
+    return y, (FusedAttentionCache(q, k, v, y, lse, checked.options) if cache else None)
 
 
 def attention_backward(
@@ -80,7 +68,7 @@ def attention_backward(
     """(dq, dk, dv, dbias), None for what `wrt` does not name and for a bias that was not given. do (B, H, Tq, D)."""
     checked = check_backward(do, cache)
     if checked.q.dtype.name not in EXACT_DTYPES:
-        return _tensor_core(checked).backward(do, cache, wrt)
+        return _tensor_core(checked).backward(checked, do, cache, wrt)
     return _backward(checked, do, cache.y, cache.lse, wrt)
 
 
@@ -120,17 +108,14 @@ def _defines(entry: str, D: int, dtype: str) -> dict[str, int]:
 
 def _option_arguments(checked: Checked) -> tuple:
     """OPTION_PARAMETERS of the source."""
-    real = checked.q.dtype.type
     return (
-        checked.key_lengths,
+        checked.options.key_lengths,
         *checked.mask_arguments,
         *checked.bias_arguments,
         np.int32(checked.Tq),
         np.int32(checked.Tk),
-        np.int32(checked.causal),
-        checked.seed,
-        checked.threshold,
-        real(checked.keep_scale),
+        np.int32(checked.options.causal),
+        *checked.dropout_arguments,
     )
 
 
@@ -169,7 +154,7 @@ def _backward(checked: Checked, do: Array, y: Array, lse: Array, wrt: Container[
     if dk is not None or dv is not None:
         _launch(checked, "attention_dkdv", (-(-Tk // BR), Hkv, B), threads, (*inputs, dk, dv, *tail, *options))
     if dq is not None or wants_bias:
-        args = (*inputs, dq, dscores, real(checked.scale), *tail, *options)
+        args = (*inputs, dq, dscores, real(checked.options.scale), *tail, *options)
         _launch(checked, "attention_dq", (-(-Tq // BR), H, B), threads, args)
     return dq, dk, dv, (sum_to_bias(dscores, checked) if wants_bias else None)
 

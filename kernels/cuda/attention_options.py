@@ -23,6 +23,7 @@ import numpy as np
 
 from minilm.backend import Array, array_namespace
 from minilm.kernels.cuda.philox import threshold_of
+from minilm.kernels.cuda.rows import ACCESS_BYTES, address, real
 from minilm.ops.attention import check_attention
 
 LOG2_E = math.log2(math.e)
@@ -30,7 +31,6 @@ EXACT_HEAD_SIZES = (*range(16, 129, 8), 256)  # on plain cores
 TENSOR_CORE_HEAD_SIZES = tuple(range(16, 129, 8))
 EXACT_DTYPES = ("float32", "float64")
 TENSOR_CORE_DTYPES = ("float16", "bfloat16")
-ACCESS_BYTES = 16  # of the widest load and store
 PER_HEAD = 2**31  # kernels index within a head by 32-bit integers, from head to head by 64-bit ones
 
 
@@ -69,19 +69,9 @@ class Checked(NamedTuple):
     Tq: int
     Tk: int
     D: int
-    causal: bool
-    key_lengths: Array | None  # (B,) int32
     mask: Array | None  # uint8, 0 = hidden, of four axes
-    mask_strides: tuple[np.int64, np.int64, np.int64, np.int64]  # zeros where there is no mask
     bias: Array | None  # the element type of q, of four axes
-    bias_strides: tuple[np.int64, np.int64, np.int64, np.int64]
-    bias_shape: tuple[int, ...] | None  # as it was given
-    scale: float  # finite; may be negative
-    dropout: float
-    seed: np.uint64
-    threshold: np.uint32  # a weight is kept where its word is at least this; 0 without dropout
-    keep_scale: float  # 1 / (1 − dropout)
-    options: AttentionOptions  # for the cache
+    options: AttentionOptions
 
     @property
     def xp(self) -> ModuleType:
@@ -91,25 +81,28 @@ class Checked(NamedTuple):
     @property
     def scale_log2(self) -> float:
         """c = scale · log₂ e: exp(scale · s − m) = exp2(c · s − m log₂ e)."""
-        return self.scale * LOG2_E
+        return self.options.scale * LOG2_E
 
     @property
-    def statistics_dtype(self) -> str:
-        """The dtype of LSE and of D = rowsum(dO ∘ O)."""
-        return "float64" if self.q.dtype.name == "float64" else "float32"
+    def number(self) -> type[np.floating]:
+        """The type that kernels calculate in, and of LSE and D = rowsum(dO ∘ O)."""
+        return real(self.q.dtype)
 
     @property
     def mask_arguments(self) -> tuple:
         """pointer, stride, stride, stride, stride"""
-        return (self.mask, *self.mask_strides)
+        return (self.mask, *_strides(self.mask))
 
     @property
     def bias_arguments(self) -> tuple:
         """pointer, stride, stride, stride, stride"""
-        return (self.bias, *self.bias_strides)
+        return (self.bias, *_strides(self.bias))
 
-    def cache(self, y: Array, lse: Array) -> FusedAttentionCache:
-        return FusedAttentionCache(self.q, self.k, self.v, y, lse, self.options)
+    @property
+    def dropout_arguments(self) -> tuple:
+        """seed, the least word whose weight is kept (0 without dropout), 1 / (1 − dropout)"""
+        p = self.options.dropout
+        return np.uint64(self.options.seed), threshold_of(p), self.number(1.0 / (1.0 - p))
 
 
 def check(
@@ -150,8 +143,9 @@ def check(
     return _pack(q, k, v, options)
 
 
-def check_backward(do: Array, cache: FusedAttentionCache, name: str = "attention_backward") -> Checked:
+def check_backward(do: Array, cache: FusedAttentionCache) -> Checked:
     """Validate the gradient `do` against what forward kept, which was validated then."""
+    name = "attention_backward"
     if type(cache) is not FusedAttentionCache:
         raise TypeError(f"{name}: cache is a {type(cache).__name__}, expected the FusedAttentionCache of the forward")
     array_namespace(cache.q, do)
@@ -168,7 +162,7 @@ def sum_to_bias(dscores: Array, checked: Checked) -> Array:
     """dbias: dS (B, H, Tq, Tk) summed over the axes on which the bias was broadcast, in its shape and dtype."""
     axes = tuple(axis for axis, n in enumerate(checked.bias.shape) if n == 1 and dscores.shape[axis] != 1)
     summed = dscores.sum(axis=axes) if axes else dscores
-    return summed.reshape(checked.bias_shape).astype(checked.bias.dtype, copy=False)
+    return summed.reshape(checked.options.bias.shape).astype(checked.bias.dtype, copy=False)
 
 
 # ---- the form that kernels take
@@ -179,26 +173,7 @@ def _pack(q: Array, k: Array, v: Array, options: AttentionOptions) -> Checked:
     Hkv, Tk = k.shape[1:3]
     mask = None if options.mask is None else _four_axes(options.mask).view("uint8")
     bias = None if options.bias is None else _four_axes(options.bias)
-    dropout = options.dropout
-    return Checked(
-        q,
-        k,
-        v,
-        *(B, H, Hkv, Tq, Tk, D),
-        causal=options.causal,
-        key_lengths=options.key_lengths,
-        mask=mask,
-        mask_strides=_strides(mask),
-        bias=bias,
-        bias_strides=_strides(bias),
-        bias_shape=None if options.bias is None else options.bias.shape,
-        scale=options.scale,
-        dropout=dropout,
-        seed=np.uint64(options.seed),
-        threshold=threshold_of(dropout),
-        keep_scale=1.0 / (1.0 - dropout),
-        options=options,
-    )
+    return Checked(q, k, v, B, H, Hkv, Tq, Tk, D, mask, bias, options)
 
 
 def _four_axes(array: Array) -> Array:
@@ -220,13 +195,7 @@ def _strides(array: Array | None) -> tuple[np.int64, np.int64, np.int64, np.int6
 
 
 def _check_arrays(
-    name: str,
-    q: Array,
-    k: Array,
-    v: Array,
-    bias: Array | None,
-    dtypes: Collection[str],
-    head_sizes: Collection[int] | None,
+    name: str, q: Array, k: Array, v: Array, bias: Array | None, dtypes: Collection[str], sizes: Collection[int] | None
 ) -> None:
     """What the kernels ask for besides the op's rules: dtypes, sizes, layout, one device."""
     if q.dtype.name not in dtypes:
@@ -241,12 +210,12 @@ def _check_arrays(
             f"{name}: v {v.shape} does not fit k {k.shape}: the kernels serve values of the keys' head size"
         )
     D, rows = q.shape[3], max(q.shape[2], k.shape[2])
-    if head_sizes is None:
-        head_sizes = EXACT_HEAD_SIZES if q.dtype.name in EXACT_DTYPES else TENSOR_CORE_HEAD_SIZES
-    if D not in head_sizes:
+    if sizes is None:
+        sizes = EXACT_HEAD_SIZES if q.dtype.name in EXACT_DTYPES else TENSOR_CORE_HEAD_SIZES
+    if D not in sizes:
         raise ValueError(
             f"{name}: head size {D} is not served for {q.dtype}; served are multiples of 8 from 16 to 128"
-            f"{' and 256' if 256 in head_sizes else ''}: pad with zeros (and pass scale=1/sqrt(D)), or use minilm.ops"
+            f"{' and 256' if 256 in sizes else ''}: pad with zeros (and pass scale=1/sqrt(D)), or use minilm.ops"
         )
     if rows * D >= PER_HEAD:
         raise ValueError(f"{name}: {rows} rows of {D} numbers per head; the kernels index fewer than 2^31 numbers")
@@ -265,8 +234,7 @@ def _check_contiguous(name: str, letter: str, array: Array) -> None:
 
 def _check_memory(name: str, letter: str, array: Array) -> None:
     _check_contiguous(name, letter, array)
-    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
-    if address % ACCESS_BYTES:
+    if address(array) % ACCESS_BYTES:
         raise ValueError(
             f"{name}: {letter} starts at an address that is no multiple of {ACCESS_BYTES} bytes, which kernels read at "
             f"once; pass {letter}.copy()"

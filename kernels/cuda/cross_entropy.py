@@ -6,9 +6,6 @@
 The forward reads the logits once and writes the gradient for dloss = 1, which is all that the cache holds: backward
 multiplies by dloss. In float16 the gradient is rounded before that, so what underflows in a mean over many rows
 (below 6e-8) doesn't come back with a large dloss.
-
-CuPy arrays run on the GPU, NumPy arrays on the CPU from the same source. What the kernel doesn't serve is an error
-here; `minilm.ops.cross_entropy` chooses, and leaves it to the definition.
 """
 
 from __future__ import annotations
@@ -20,15 +17,7 @@ import numpy as np
 from minilm.backend import Array, array_namespace
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.instances import Instance
-from minilm.kernels.cuda.rows import (
-    ELEMENT_DEFINES,
-    are_wide,
-    check_rows,
-    element_define,
-    geometry,
-    real,
-    row_defines,
-)
+from minilm.kernels.cuda.rows import ELEMENT_DEFINES, are_wide, check_rows, geometry, real, row_defines
 from minilm.ops.cross_entropy import check_cross_entropy
 
 ACCUMULATOR_THREADS = 1024  # as in cross_entropy.cu: one block adds up over the rows
@@ -81,7 +70,6 @@ def cross_entropy(
     """
     check_cross_entropy(logits, targets, ignore_index, label_smoothing, class_weights, reduction)
     xp = array_namespace(logits)
-    element_define("cross_entropy", logits.dtype)
     check_rows("cross_entropy", "logits", logits)
     if inplace and not cache:
         raise ValueError("cross_entropy: inplace=True without a cache makes no sense: no gradient would be written")
@@ -105,7 +93,6 @@ def cross_entropy(
         wide = are_wide(V, logits) and (dlogits is None or are_wide(V, dlogits))
         defines = defines_for(logits.dtype.name, V, wide, bool(label_smoothing), weights is not None)
         grid, block = geometry(rows, defines)
-        launch.check_grid(grid)
         run = launch.kernel("cross_entropy.cu", "cross_entropy", defines, logits)
         one_loss = loss if losses is None else None
         arrays = (logits, targets, weights, inverse, dlogits, losses, one_loss)
@@ -141,7 +128,6 @@ def cross_entropy_backward(dloss: Array | float, cache: FusedCrossEntropyCache) 
     if rows:
         defines = scale_defines(dlogits.dtype.name, are_wide(V, dlogits, scaled))
         grid, block = geometry(rows, defines)
-        launch.check_grid(grid)
         run = launch.kernel("cross_entropy.cu", "scale_gradient", defines, dlogits)
         sizes = (np.int64(rows), np.int32(V), np.int32(len(loss_shape) > 0))
         run(grid, block, (dlogits, dloss, scaled, *sizes, real(dlogits.dtype)(factor)))

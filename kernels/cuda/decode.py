@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from minilm.backend import Array, array_namespace
+from minilm.backend import Array
 from minilm.kernels.cuda import autotune, launch
 from minilm.kernels.cuda.attention_options import EXACT_HEAD_SIZES, Checked, check
 from minilm.kernels.cuda.instances import ARCHITECTURES, TENSOR_CORE_ARCHITECTURES, Instance
+from minilm.kernels.cuda.rows import ELEMENT_DEFINES
 
 SOURCE = "attention_decode.cu"
 THREADS = 128  # of a block, as in the source
-ELEMENTS = {"float32": "ELEMENT_F32", "float16": "ELEMENT_F16", "bfloat16": "ELEMENT_BF16", "float64": "ELEMENT_F64"}
 MAX_SPLITS = 1024
 DEFAULT_MOST = 128  # splits that are taken unasked: each output waits for the merge of them all
 HOST_SPLITS = (2, 1, 4)  # on the CPU blocks run one after the other: 2, so that every call goes through the merge
@@ -71,14 +71,7 @@ def attention_decode(
         q = q[:, :, None]  # (B, H, 1, D)
         if getattr(mask, "ndim", 0) > 1:
             mask = mask[..., None, :]  # (B|1, H|1, 1, Tmax)
-    served = {"dtypes": tuple(ELEMENTS), "head_sizes": EXACT_HEAD_SIZES}
-    checked = check(name, q, k, v, key_lengths=key_lengths, mask=mask, scale=scale, **served)
-    for letter, array in (("q", q), ("k", k), ("v", v)):
-        if _address(array) % 16:
-            raise ValueError(
-                f"{name}: {letter} does not start on a multiple of 16 bytes, which the kernel's loads need; "
-                f"pass {letter}.copy()"
-            )
+    checked = check(name, q, k, v, key_lengths=key_lengths, mask=mask, scale=scale, head_sizes=EXACT_HEAD_SIZES)
     if splits is not None and not (isinstance(splits, int | np.integer) and 1 <= splits <= MAX_SPLITS):
         raise ValueError(f"{name}: splits = {splits!r}, expected an integer 1..{MAX_SPLITS}")
 
@@ -134,13 +127,10 @@ def _parts(group: int, dtype: str) -> int:
     return -(-group // heads_per_block(group, dtype))
 
 
-def _split_defines(head_size: int, dtype: str, heads: int, masked: bool) -> dict[str, int]:
-    return {"HEAD_SIZE": head_size, ELEMENTS[dtype]: 1, "HEADS": heads, "MASKED": int(masked), "ENTRY_SPLIT": 1}
-
-
-def _merge_defines(head_size: int, dtype: str) -> dict[str, int]:
-    """One instance for all groups, with a mask or without."""
-    return {"HEAD_SIZE": head_size, ELEMENTS[dtype]: 1, "HEADS": 1, "MASKED": 0, "ENTRY_MERGE": 1}
+def _defines(entry: str, D: int, dtype: str, heads: int = 1, masked: bool = False) -> dict[str, int]:
+    """Of attention_decode_split, or of the merge: one instance for all groups, with a mask or without."""
+    only = f"ENTRY_{entry.removeprefix('attention_decode_').upper()}"
+    return {"HEAD_SIZE": D, ELEMENT_DEFINES[dtype]: 1, "HEADS": heads, "MASKED": int(masked), only: 1}
 
 
 def _choose(checked: Checked, y: Array, longest: int) -> int:
@@ -163,25 +153,27 @@ def _launch(checked: Checked, y: Array, splits: int) -> None:
     """Fill y (B, H, D)."""
     xp, B, H, Hkv, D = checked.xp, checked.B, checked.H, checked.Hkv, checked.D
     dtype = checked.q.dtype.name
-    number = np.dtype(checked.statistics_dtype).type  # of sums, and of the scale
+    number = checked.number  # of sums, and of the scale
     group = H // Hkv
-    defines = _split_defines(D, dtype, heads_per_block(group, dtype), checked.mask is not None)
+    defines = _defines("attention_decode_split", D, dtype, heads_per_block(group, dtype), checked.mask is not None)
     state = total = None
     if splits > 1:
-        state = xp.empty((splits, B * H, 2), checked.statistics_dtype)
-        total = xp.empty((splits, B * H, D), checked.statistics_dtype)
+        state, total = xp.empty((splits, B * H, 2), number), xp.empty((splits, B * H, D), number)
 
     grid = (splits, Hkv * _parts(group, dtype), B)
     launch.check_grid(grid)
-    mask_batch, mask_head, _, mask_key = checked.mask_strides
-    mask = (checked.mask, mask_batch, mask_head, np.int32(mask_key))
+    mask, mask_batch, mask_head, _, mask_key = checked.mask_arguments
+    masks = (checked.options.key_lengths, mask, mask_batch, mask_head, np.int32(mask_key))
     sizes = (np.int32(H), np.int32(Hkv), np.int32(checked.Tk), number(checked.scale_log2))
     split = launch.kernel(SOURCE, "attention_decode_split", defines, y)
-    split(grid, (THREADS,), (checked.q, checked.k, checked.v, checked.key_lengths, *mask, state, total, y, *sizes))
+    split(
+        grid,
+        (THREADS,),
+        (checked.q, checked.k, checked.v, *masks, state, total, y, *sizes),
+    )
     if splits > 1:
-        merge = launch.kernel(SOURCE, "attention_decode_merge", _merge_defines(D, dtype), y)
+        merge = launch.kernel(SOURCE, "attention_decode_merge", _defines("attention_decode_merge", D, dtype), y)
         grid = (-(-B * H * (D // 4) // THREADS),)
-        launch.check_grid(grid)
         merge(grid, (THREADS,), (state, total, y, np.int32(B * H), np.int32(splits)))
 
 
@@ -191,22 +183,18 @@ def _longest(key_lengths: Any, capacity: int) -> int:
     return int(max(key_lengths)) if on_host and len(key_lengths) else capacity
 
 
-def _address(array: Array) -> int:
-    return array.ctypes.data if array_namespace(array) is np else array.data.ptr
-
-
 def _instances() -> tuple[Instance, ...]:
     """One and many heads, a whole and a broken number of lanes, the widest rows; masks where registers are scarcest."""
     found = []
-    for dtype in ELEMENTS:
+    for dtype in ELEMENT_DEFINES:
         archs = TENSOR_CORE_ARCHITECTURES if dtype == "bfloat16" else ARCHITECTURES
         for head_size in (40, 64, 128, 256):
             most = heads_per_block(8, dtype)
             for heads, masked in ((1, False), (most, False), (most, True)):
-                defines = _split_defines(head_size, dtype, heads, masked)
+                defines = _defines("attention_decode_split", head_size, dtype, heads, masked)
                 note = f"D={head_size} {dtype} heads={heads}{' masked' if masked else ''}"
                 found.append(Instance(SOURCE, "attention_decode_split", defines, archs, THREADS, note=note))
-            defines = _merge_defines(head_size, dtype)
+            defines = _defines("attention_decode_merge", head_size, dtype)
             note = f"D={head_size} {dtype}"
             found.append(Instance(SOURCE, "attention_decode_merge", defines, archs, THREADS, note=note))
     return tuple(found)

@@ -3,7 +3,7 @@
     INSTANCES = (Instance("softmax.cu", "softmax_forward", {"ELEMENT_F32": 1}, threads=256),)
 
 An instance is one entry point with one set of defines, exactly as the launcher would give them. Instances that differ
-only in their entry point are compiled once, together. `minilm.kernels.compile` reads them all; nothing here compiles.
+only in their entry point are compiled once, together. `minilm.kernels.gate` reads them all; nothing here compiles.
 """
 
 from __future__ import annotations

@@ -22,9 +22,7 @@ from typing import Any
 import numpy as np
 
 from minilm.backend import Array, array_namespace
-from minilm.kernels.host.builder import SCALARS, build, current_options, host_options
-
-__all__ = ["check_grid", "host_options", "kernel", "source_of"]
+from minilm.kernels.host.builder import SCALARS, build, current_options
 
 FOLDER = Path(__file__).parent
 MAX_GRID = (2**31 - 1, 65535, 65535)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -86,20 +86,15 @@ def _softmax_backward(dy: Array, cache: FusedSoftmaxCache) -> Array:
 
 
 def cross_entropy_refuses(
-    logits: Any,
-    targets: Any,
-    *,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    class_weights: Any = None,
-    reduction: str = "mean",
+    logits: Any, targets: Any, *, ignore_index: int = -100, label_smoothing: float = 0.0, **options: Any
 ) -> str | None:
     """Why a call of `ops.cross_entropy` is left to the definition; None if it is served."""
     reason = _not_served(logits)
     if reason is not None:
         return reason
-    options = ignore_index, label_smoothing, class_weights, reduction
-    return problem(check_cross_entropy, logits, targets, *options) or _rows_refused(logits)
+    weights, reduction = options.get("class_weights"), options.get("reduction", "mean")
+    wrong = problem(check_cross_entropy, logits, targets, ignore_index, label_smoothing, weights, reduction)
+    return wrong or _rows_refused(logits)
 
 
 def _cross_entropy(
@@ -112,23 +107,14 @@ def _cross_entropy(
 
 
 def attention_refuses(
-    q: Any,
-    k: Any,
-    v: Any,
-    *,
-    causal: bool = False,
-    key_lengths: Any = None,
-    mask: Any = None,
-    bias: Any = None,
-    scale: float | None = None,
-    dropout: float = 0.0,
-    rng: Any = None,
+    q: Any, k: Any, v: Any, *, bias: Any = None, dropout: float = 0.0, rng: Any = None, **options: Any
 ) -> str | None:
     """Why a call of `ops.attention` is left to the definition; None if it is served."""
     reason = _not_served(q)
     if reason is not None:
         return reason
-    if wrong := problem(check_attention, "attention", q, k, v, key_lengths, mask, bias, dropout, rng):
+    masks = options.get("key_lengths"), options.get("mask"), bias
+    if wrong := problem(check_attention, "attention", q, k, v, *masks, dropout, rng):
         return wrong
     if any(array is not None and array.dtype != q.dtype for array in (k, v, bias)):
         return "serves one dtype for all of q, k, v and bias"
@@ -138,13 +124,15 @@ def attention_refuses(
     if dtype in TENSOR_CORE_DTYPES and (reason := _too_old(q)):
         return reason
     if D not in (EXACT_HEAD_SIZES if dtype in EXACT_DTYPES else TENSOR_CORE_HEAD_SIZES):
-        return f"head size {D} is not served for {dtype}: multiples of 8 from 16 to 128{_and_256(dtype)} are"
+        more = " and 256" if dtype in EXACT_DTYPES else ""
+        return f"head size {D} is not served for {dtype}: multiples of 8 from 16 to 128{more} are"
     if max(q.shape[2], k.shape[2]) * D >= PER_HEAD:
         return "more than 2^31 numbers per head"
     if max(q.shape[:2]) > MAX_GRID[1]:
         return f"more than {MAX_GRID[1]} sequences or heads"
     if k.size == 0:
         return "there are no keys"
+    scale = options.get("scale")
     if scale is not None and not math.isfinite(scale):
         return f"serves a finite scale, not {scale}"
     if dropout == 1.0:
@@ -158,34 +146,20 @@ def attention_refuses(
 
 
 def _attention(
-    q: Array,
-    k: Array,
-    v: Array,
-    *,
-    causal: bool = False,
-    key_lengths: Array | Sequence[int] | None = None,
-    mask: Array | None = None,
-    bias: Array | None = None,
-    scale: float | None = None,
-    dropout: float = 0.0,
-    rng: Any = None,
-    cache: bool = True,
+    q: Array, k: Array, v: Array, *, mask: Any = None, bias: Any = None, cache: bool = True, **options: Any
 ) -> tuple[Array, FusedAttentionCache | None]:
     q, k, v, mask, bias = (_as_memory(array) for array in (q, k, v, mask, bias))
-    if q.shape[2] == 1 and not cache and bias is None and not dropout:  # the newest token sees all keys: causal or not
-        return attention_decode(q, k, v, key_lengths=key_lengths, mask=mask, scale=scale), None
-    options = {"causal": causal, "key_lengths": key_lengths, "mask": mask, "bias": bias, "scale": scale}
-    return attention(q, k, v, **options, dropout=dropout, rng=rng, cache=cache)
+    if q.shape[2] == 1 and not cache and bias is None and not options.get("dropout"):
+        for name in ("causal", "dropout", "rng"):  # the newest token sees all keys: causal or not
+            options.pop(name, None)
+        return attention_decode(q, k, v, mask=mask, **options), None
+    return attention(q, k, v, mask=mask, bias=bias, cache=cache, **options)
 
 
 def _attention_backward(
     dy: Array, cache: FusedAttentionCache, wrt: Container[str] = ("q", "k", "v", "bias")
 ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
     return attention_backward(_as_memory(dy), cache, wrt)
-
-
-def _and_256(dtype: str) -> str:
-    return " and 256" if dtype in EXACT_DTYPES else ""
 
 
 # ---- embedding

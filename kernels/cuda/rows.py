@@ -24,18 +24,13 @@ MOST_LANES = 1024  # the most threads of a block
 LONGEST_ROW = 2**30  # columns are 32-bit integers in the kernels, a group of accesses past the end included
 
 
-def element_define(op: str, dtype: np.dtype) -> str:
-    """The define of a served element type; TypeError for another."""
-    if dtype.name not in ELEMENT_DEFINES:
-        raise TypeError(
-            f"{op}: dtype {dtype.name} is not served by the kernel; expected one of {', '.join(ELEMENT_DEFINES)}; "
-            "convert with array.astype('float32')"
-        )
-    return ELEMENT_DEFINES[dtype.name]
-
-
 def check_rows(op: str, name: str, array: Array) -> None:
-    """Raise ValueError unless `array` (..., N) is C-contiguous and its rows can be indexed."""
+    """TypeError for a dtype that isn't served, ValueError for an `array` (..., N) that a kernel can't index."""
+    if array.dtype.name not in ELEMENT_DEFINES:
+        raise TypeError(
+            f"{op}: dtype {array.dtype.name} is not served by the kernel; expected one of "
+            f"{', '.join(ELEMENT_DEFINES)}; convert with array.astype('float32')"
+        )
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{op}: {name} has shape {array.shape}, expected (..., N) with N >= 1")
     if array.shape[-1] > LONGEST_ROW:

@@ -3,8 +3,7 @@
     y, cache = softmax(x)            x (..., N), float32, float16, bfloat16 or float64, C-contiguous
     dx = softmax_backward(dy, cache)
 
-CuPy arrays run on the GPU, NumPy arrays on the CPU from the same source. What the kernel doesn't serve is an error
-here; `minilm.ops.softmax` chooses, and leaves it to the definition.
+Which calls of `minilm.ops.softmax` come here: `register`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 from minilm.backend import Array, array_namespace
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.instances import Instance
-from minilm.kernels.cuda.rows import are_wide, check_rows, element_define, geometry, real, row_defines
+from minilm.kernels.cuda.rows import ACCESS_BYTES, ITEM_BYTES, are_wide, check_rows, geometry, real, row_defines
 
 # Numbers of a row that one thread holds in registers at most: the forward holds one array, the backward two. 32 floats
 # take 48 registers at N = 4096, and 64 would not fit beside 1024 threads per block, which have 64 registers each; with
@@ -42,21 +41,13 @@ class FusedSoftmaxCache(NamedTuple):
     key_lengths: Array | None  # (B,) int32
 
 
-def forward_defines(dtype: str, N: int, wide: bool, hiding: bool) -> dict[str, int]:
-    """The instance of softmax_forward that serves rows of N numbers."""
-    defines = row_defines(dtype, N, wide, FORWARD_PER_LANE[dtype])
-    return defines | {"HIDING": int(hiding), "EXACT": int(_capacity(dtype, defines) == N)}
-
-
-def backward_defines(dtype: str, N: int, wide: bool, hiding: bool) -> dict[str, int]:
-    """The instance of softmax_backward that serves rows of N numbers."""
-    defines = row_defines(dtype, N, wide, BACKWARD_PER_LANE[dtype])
-    return defines | {"HIDING": int(hiding), "EXACT": int(_capacity(dtype, defines) == N), "ENTRY_BACKWARD": 1}
-
-
-def _capacity(dtype: str, defines: dict[str, int]) -> int:
-    width = 16 // {"float64": 8, "float32": 4}.get(dtype, 2) if defines["WIDE"] else 1
-    return defines["LANES"] * defines["HELD"] * width
+def defines_for(entry: str, dtype: str, N: int, wide: bool, hiding: bool) -> dict[str, int]:
+    """The instance of softmax_forward or softmax_backward that serves rows of N numbers."""
+    backward = entry == "softmax_backward"
+    defines = row_defines(dtype, N, wide, (BACKWARD_PER_LANE if backward else FORWARD_PER_LANE)[dtype])
+    capacity = defines["LANES"] * defines["HELD"] * (ACCESS_BYTES // ITEM_BYTES[dtype] if wide else 1)
+    defines |= {"HIDING": int(hiding), "EXACT": int(capacity == N)}
+    return defines | {"ENTRY_BACKWARD": 1} if backward else defines
 
 
 def softmax(
@@ -72,7 +63,6 @@ def softmax(
     array that isn't contiguous, a scale that is not a positive number, and shapes that do not fit.
     """
     array_namespace(x, key_lengths)
-    element_define("softmax", x.dtype)
     if x.ndim and axis not in (-1, x.ndim - 1):
         raise ValueError(
             f"softmax: axis {axis} of an array of {x.ndim} axes is not served by the kernel, only the "
@@ -86,9 +76,7 @@ def softmax(
     key_lengths = _checked_lengths(x, key_lengths)
 
     y = array_namespace(x).empty_like(x)
-    hiding = causal or key_lengths is not None
-    defines = forward_defines(x.dtype.name, x.shape[-1], are_wide(x.shape[-1], x, y), hiding)
-    _launch("softmax_forward", defines, (x, y), scale, causal, key_lengths)
+    _launch("softmax_forward", (x, y), scale, causal, key_lengths)
     return y, FusedSoftmaxCache(y, scale, causal, key_lengths)
 
 
@@ -100,9 +88,7 @@ def softmax_backward(dy: Array, cache: FusedSoftmaxCache) -> Array:
         raise ValueError(f"softmax_backward: dy is {dy.dtype.name} {dy.shape}, expected y's {y.dtype.name} {y.shape}")
     check_rows("softmax_backward", "dy", dy)
     dx = xp.empty_like(dy)
-    hiding = causal or key_lengths is not None
-    defines = backward_defines(dy.dtype.name, dy.shape[-1], are_wide(dy.shape[-1], dy, y, dx), hiding)
-    _launch("softmax_backward", defines, (dy, y, dx), scale, causal, key_lengths)
+    _launch("softmax_backward", (dy, y, dx), scale, causal, key_lengths)
     return dx
 
 
@@ -121,14 +107,7 @@ def _checked_lengths(x: Array, key_lengths: Array | None) -> Array | None:
     return key_lengths.clip(0, x.shape[-1]).astype(np.int32)
 
 
-def _launch(
-    name: str,
-    defines: dict[str, int],
-    arrays: tuple[Array, ...],
-    scale: float,
-    causal: bool,
-    key_lengths: Array | None,
-) -> None:
+def _launch(name: str, arrays: tuple[Array, ...], scale: float, causal: bool, key_lengths: Array | None) -> None:
     x = arrays[0]
     N = x.shape[-1]
     rows = x.size // N
@@ -138,23 +117,12 @@ def _launch(
     if queries > 2**31 - 1:
         raise ValueError(f"{name}: {queries} queries are more than the kernel can index: 2^31 - 1")
     rows_per_sequence = rows if key_lengths is None else rows // x.shape[0]
+    hiding = causal or key_lengths is not None
+    defines = defines_for(name, x.dtype.name, N, are_wide(N, *arrays), hiding)
     grid, block = geometry(rows, defines)
-    launch.check_grid(grid)
     run = launch.kernel("softmax.cu", name, defines, x)
-    run(
-        grid,
-        block,
-        (
-            *arrays,
-            key_lengths,
-            np.int64(rows),
-            np.int32(N),
-            np.int64(rows_per_sequence),
-            np.int32(queries),
-            np.int32(causal),
-            real(x.dtype)(scale),
-        ),
-    )
+    sizes = (np.int64(rows), np.int32(N), np.int64(rows_per_sequence), np.int32(queries))
+    run(grid, block, (*arrays, key_lengths, *sizes, np.int32(causal), real(x.dtype)(scale)))
 
 
 def _instances() -> tuple[Instance, ...]:
@@ -175,8 +143,8 @@ def _instances() -> tuple[Instance, ...]:
             (65537, False, False),
         ):
             note = f"N={N} {dtype}" + (" hiding" if hiding else "") + ("" if wide else " unaligned")
-            for entry, choose in (("softmax_forward", forward_defines), ("softmax_backward", backward_defines)):
-                defines = choose(dtype, N, wide, hiding)
+            for entry in ("softmax_forward", "softmax_backward"):
+                defines = defines_for(entry, dtype, N, wide, hiding)
                 found.append(Instance("softmax.cu", entry, defines, threads=geometry(1, defines)[1][0], note=note))
     return tuple(found)
 

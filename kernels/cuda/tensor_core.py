@@ -1,7 +1,7 @@
 """Attention on tensor cores, float16 and bfloat16 from sm_80 on: the launcher of attention_tensor_core.cu.
 
     y, lse = forward(checked)                     checked: a call that `attention_options.check` has validated
-    dq, dk, dv, dbias = backward(do, cache)       from `tensor_core_backward`
+    dq, dk, dv, dbias = backward(checked, do, cache, wrt)   from `tensor_core_backward`
 
 A launch has the options of its call compiled in and no others: the loop without masks, bias and dropout stays free of
 them. `tiles_of` chooses the tiles.
@@ -18,9 +18,7 @@ from minilm.backend import Array
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.attention_options import LOG2_E, TENSOR_CORE_DTYPES, TENSOR_CORE_HEAD_SIZES, Checked
 from minilm.kernels.cuda.instances import TENSOR_CORE_ARCHITECTURES, Instance
-from minilm.kernels.cuda.tensor_core_backward import backward
-
-__all__ = ["INSTANCES", "ForwardTiles", "backward", "defines", "forward", "tiles_of"]
+from minilm.kernels.cuda.tensor_core_backward import backward as backward
 
 SOURCE = "attention_tensor_core.cu"
 ENTRY = "attention_forward"
@@ -96,22 +94,23 @@ def forward(checked: Checked) -> tuple[Array, Array]:
     q, k, v, B, H, Hkv, Tq, Tk, D = checked[:9]
     xp = checked.xp
     y, lse = xp.empty_like(q), xp.empty((B, H, Tq), "float32")
-    options = CompiledOptions(checked.causal, checked.mask is not None, checked.bias is not None, checked.dropout > 0)
+    given, masked, biased = checked.options, checked.mask is not None, checked.bias is not None
+    options = CompiledOptions(given.causal, masked, biased, given.dropout > 0)
     tiles = tiles_of(D, options)
     grid = launch.check_grid((-(-Tq // tiles.queries), B * H))
     if 0 in grid:
         return y, lse  # no rows: nothing to write
 
     # The kernel wants a factor above 0: the sign goes to the bits of q, and with scale 0 all of them are cleared.
-    magnitude = abs(checked.scale) or 1.0
-    keep, flip = (0xFFFFFFFF if checked.scale else 0), (0x80008000 if checked.scale < 0 else 0)
+    magnitude = abs(given.scale) or 1.0
+    keep, flip = (0xFFFFFFFF if given.scale else 0), (0x80008000 if given.scale < 0 else 0)
     args = (
-        *(q, k, v, y, lse, checked.key_lengths),
+        *(q, k, v, y, lse, given.key_lengths),
         *(np.int32(n) for n in (H, Hkv, Tq, Tk)),
         *(np.float32(magnitude * LOG2_E), np.uint32(keep), np.uint32(flip)),
         *(checked.mask_arguments if options.mask else ()),
         *(checked.bias_arguments if options.bias else ()),
-        *((checked.seed, checked.threshold, np.float32(checked.keep_scale)) if options.dropout else ()),
+        *(checked.dropout_arguments if options.dropout else ()),
     )
     kernel = launch.kernel(SOURCE, ENTRY, defines(D, q.dtype.name, options), q)
     kernel(grid, (tiles.threads,), args, shared_mem=tiles.shared_memory(D))
@@ -123,18 +122,9 @@ def _instances() -> tuple[Instance, ...]:
     found = []
     for D, dtype, chosen in product(TENSOR_CORE_HEAD_SIZES, TENSOR_CORE_DTYPES, product((False, True), repeat=4)):
         options = CompiledOptions(*chosen)
-        tiles = tiles_of(D, options)
-        found.append(
-            Instance(
-                SOURCE,
-                ENTRY,
-                defines(D, dtype, options),
-                TENSOR_CORE_ARCHITECTURES,
-                threads=tiles.threads,
-                shared_memory=tiles.shared_memory(D),
-                note=f"D={D} {dtype} {options}",
-            )
-        )
+        tiles, text = tiles_of(D, options), f"D={D} {dtype} {options}"
+        shape = tiles.threads, tiles.shared_memory(D)
+        found.append(Instance(SOURCE, ENTRY, defines(D, dtype, options), TENSOR_CORE_ARCHITECTURES, *shape, text))
     return tuple(found)
 
 

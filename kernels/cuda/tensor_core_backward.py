@@ -1,6 +1,6 @@
 """Attention backward on tensor cores, float16 and bfloat16: the launcher of attention_tensor_core_backward.cu.
 
-    dq, dk, dv, dbias = backward(do, cache)        cache: the FusedAttentionCache that either forward made
+    dq, dk, dv, dbias = backward(checked, do, cache)       checked: from `attention_options.check_backward`
 
     attention_backward_stats    D = rowsum(dO ∘ O) and LSE, padded for the other two
     attention_backward_dkdv     a block per tile of keys, all query heads of its group in turn
@@ -18,14 +18,7 @@ import numpy as np
 
 from minilm.backend import Array
 from minilm.kernels.cuda import launch
-from minilm.kernels.cuda.attention_options import (
-    TENSOR_CORE_DTYPES,
-    TENSOR_CORE_HEAD_SIZES,
-    Checked,
-    FusedAttentionCache,
-    check_backward,
-    sum_to_bias,
-)
+from minilm.kernels.cuda.attention_options import TENSOR_CORE_HEAD_SIZES, Checked, FusedAttentionCache, sum_to_bias
 from minilm.kernels.cuda.instances import TENSOR_CORE_ARCHITECTURES, Instance
 
 SOURCE = "attention_tensor_core_backward.cu"
@@ -86,14 +79,13 @@ def tiles_of(D: int, extras: int) -> KernelTiles:
 
 
 def backward(
-    do: Array, cache: FusedAttentionCache, wrt: Container[str] = ("q", "k", "v", "bias")
+    checked: Checked, do: Array, cache: FusedAttentionCache, wrt: Container[str]
 ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
     """(dq, dk, dv, dbias), None for what `wrt` does not name and for a bias that was not given. do (B, H, Tq, D).
 
-    Raises TypeError or ValueError, before anything is launched, for what the kernels do not serve.
+    Raises ValueError, before anything is launched, for sizes that the kernels do not serve.
     """
-    checked = check_backward(do, cache)
-    _check_served(checked, do, cache)
+    _check_sizes(checked)
     q, k, v, B, H, _, Tq, Tk, _ = checked[:9]
     xp = checked.xp
     wants_keys, wants_bias = "k" in wrt or "v" in wrt, checked.bias is not None and "bias" in wrt
@@ -126,17 +118,15 @@ class _Launches:
         self.bias_gradient = {"BIAS_GRADIENT": 1} if wants_bias else {}
         self.tiles = tiles_of(checked.D, _extras(self.options))
         self.padded = -(-checked.Tq // self.tiles.dkdv.BC) * self.tiles.dkdv.BC
-        scale, c = np.float32(checked.scale), np.float32(checked.scale_log2)
+        scale, c = np.float32(checked.options.scale), np.float32(checked.scale_log2)
         self.sizes = (np.int32(checked.Tq), np.int32(checked.Tk), np.int32(self.padded), scale, c)
         self.option_arguments = (
             np.int32(checked.H),
             np.int32(checked.H // checked.Hkv),
-            checked.key_lengths,
+            checked.options.key_lengths,
             *checked.mask_arguments,
             *checked.bias_arguments,
-            checked.seed,
-            checked.threshold,
-            np.float32(checked.keep_scale),
+            *checked.dropout_arguments,
         )
 
     def _kernel(self, entry: str, defines: dict[str, int]) -> launch.Kernel:
@@ -178,12 +168,12 @@ def _element_defines(D: int, dtype: str) -> dict[str, int]:
 
 def _option_defines(checked: Checked) -> dict[str, int]:
     chosen = {
-        "CAUSAL": checked.causal,
+        "CAUSAL": checked.options.causal,
         "GROUPED": checked.Hkv != checked.H,
-        "HAS_LENGTHS": checked.key_lengths is not None,
+        "HAS_LENGTHS": checked.options.key_lengths is not None,
         "HAS_MASK": checked.mask is not None,
         "HAS_BIAS": checked.bias is not None,
-        "DROPOUT": checked.dropout > 0.0,
+        "DROPOUT": checked.options.dropout > 0.0,
     }
     return {name: 1 for name, on in chosen.items() if on}
 
@@ -192,12 +182,8 @@ def _extras(options: dict[str, int]) -> int:
     return sum(name in options for name in ("HAS_MASK", "HAS_BIAS", "DROPOUT"))
 
 
-def _check_served(checked: Checked, do: Array, cache: FusedAttentionCache) -> None:
-    name, q = "attention_backward", checked.q
-    if q.dtype.name not in TENSOR_CORE_DTYPES:
-        raise TypeError(f"{name}: q has dtype {q.dtype}; the tensor cores serve {' and '.join(TENSOR_CORE_DTYPES)}")
-    if checked.D not in TENSOR_CORE_HEAD_SIZES:
-        raise ValueError(f"{name}: head size {checked.D}; the tensor cores serve multiples of 8 from 16 to 128")
+def _check_sizes(checked: Checked) -> None:
+    name = "attention_backward"
     group = checked.H // checked.Hkv
     if group * checked.Tq * checked.D >= 2**31:
         raise ValueError(
@@ -207,13 +193,6 @@ def _check_served(checked: Checked, do: Array, cache: FusedAttentionCache) -> No
     if (checked.mask is not None or checked.bias is not None) and checked.Tk >= 2**24:
         raise ValueError(f"{name}: {checked.Tk} keys; with a mask or bias fewer than 2^24 are served: use key_lengths")
     launch.check_grid((1, checked.B * checked.H))
-    for letter, array in (("q", q), ("k", checked.k), ("v", checked.v), ("y", cache.y), ("do", do)):
-        if _address(array) % 16:
-            raise ValueError(f"{name}: {letter} does not start at a multiple of 16 bytes; pass {letter}.copy()")
-
-
-def _address(array: Array) -> int:
-    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
 # ---- what the compile gate compiles
@@ -229,17 +208,10 @@ def _instances() -> tuple[Instance, ...]:
             ("attention_backward_dkdv", "KV", chosen.dkdv, shared),
             ("attention_backward_dq", "DQ", chosen.dq, options),
         ):
-            found.append(
-                Instance(
-                    SOURCE,
-                    entry,
-                    element | defines | tiles.defines(prefix),
-                    TENSOR_CORE_ARCHITECTURES,
-                    tiles.threads,
-                    tiles.shared_memory(D, statistics=prefix == "KV"),
-                    f"D={D} {'bf16' if dtype == 'bfloat16' else 'f16'} {note}",
-                )
-            )
+            shape = tiles.threads, tiles.shared_memory(D, statistics=prefix == "KV")
+            text = f"D={D} {'bf16' if dtype == 'bfloat16' else 'f16'} {note}"
+            every = element | defines | tiles.defines(prefix)
+            found.append(Instance(SOURCE, entry, every, TENSOR_CORE_ARCHITECTURES, *shape, text))
 
     everything = {"GROUPED": 1, "HAS_LENGTHS": 1, "HAS_MASK": 1, "HAS_BIAS": 1, "DROPOUT": 1, "BIAS_GRADIENT": 1}
     for D in TENSOR_CORE_HEAD_SIZES:

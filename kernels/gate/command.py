@@ -93,7 +93,8 @@ def main(args: argparse.Namespace) -> int:
     problems = rules.violations(measured, budget["limits"])
     if everything:
         problems += rules.idle_limits(measured, budget["limits"])
-        problems += rules.sources_left_out(_sources(), (instance.file for instance in chosen))
+        sources = (path.relative_to(compiling.SOURCES).as_posix() for path in compiling.SOURCES.rglob("*.cu"))
+        problems += rules.sources_left_out(sources, (instance.file for instance in chosen))
     for line in rules.changes(measured, budget):
         print(f"changed: {line}")
     if args.update_budget:
@@ -120,10 +121,6 @@ def _choose(pattern: str | None, compared: Sequence[Mapping[str, Any]] | None) -
     if compared is not None:
         instances = tuple(i for i in instances if any(re.search(row["kernel"], i.name) for row in compared))
     return instances
-
-
-def _sources() -> list[str]:
-    return [path.relative_to(compiling.SOURCES).as_posix() for path in compiling.SOURCES.rglob("*.cu")]
 
 
 def _wrong_use(message: str) -> int:

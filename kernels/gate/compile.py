@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.instances import Instance
 from minilm.kernels.gate import sass
 from minilm.kernels.gate.control_flow import tensor_loop
@@ -65,9 +66,7 @@ class Figures(NamedTuple):
 
 def missing() -> str | None:
     """The packages that are missing, and what to install; None if nothing is missing."""
-    absent = []
-    if importlib.util.find_spec("cupy") is None:
-        absent.append("cupy")
+    absent = [] if importlib.util.find_spec("cupy") else ["cupy"]
     absent += [tool for tool in TOOLS if _tool(tool) is None]
     if not absent:
         return None
@@ -236,7 +235,7 @@ def measure(unit: Unit) -> list[Figures]:
     """Compile one unit and read its figures; what doesn't compile says so in `error`."""
     first = unit.instances[0]
     try:
-        functions = disassemble(compile_source(source_of(first.file), dict(first.defines), unit.arch), unit.arch)
+        functions = disassemble(compile_source(launch.source_of(first.file), dict(first.defines), unit.arch), unit.arch)
     except (RuntimeError, ValueError, OSError) as error:
         lines = [line for line in str(error).splitlines() if "error" in line] or str(error).splitlines()
         problem = lines[0] if lines else type(error).__name__
@@ -247,13 +246,6 @@ def measure(unit: Unit) -> list[Figures]:
         else Figures(i.name, i.note, unit.arch, error=f"has no entry point {i.entry!r}; it has {', '.join(functions)}")
         for i in unit.instances
     ]
-
-
-def source_of(file: str) -> str:
-    """The text that CuPy is given for a kernel file: what the launchers give it."""
-    from minilm.kernels.cuda import launch
-
-    return launch.source_of(file)
 
 
 def measure_all(work: Sequence[Unit], jobs: int) -> Iterator[list[Figures]]:

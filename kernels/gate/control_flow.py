@@ -115,31 +115,19 @@ def longest_path(flow: Graph, start: int, within: Iterable[int], goals: Iterable
     """The blocks of the longest way, in instructions, from `start` to one of `goals`, inside `within`, without
     turning back; [] if there is none."""
     within, goals = set(within), set(goals)
-    order: list[int] = []  # depth first, the last to finish first: topological once the edges back are left out
-    state: dict[int, int] = {}
-    stack = [(start, iter(flow.successors[start]))]
-    state[start] = 1
-    ahead: dict[int, list[int]] = {start: []}
-    while stack:
-        b, rest = stack[-1]
-        to = next((t for t in rest if t in within and state.get(t) != 1), None)
-        if to is None:
-            state[b] = 2
-            order.append(b)
-            stack.pop()
-        else:
-            ahead[b].append(to)
-            if to not in state:
-                state[to] = 1
-                ahead[to] = []
-                stack.append((to, iter(flow.successors[to])))
-    best: dict[int, tuple[int, list[int]]] = {}
-    for b in order:  # all that lies ahead of b has been done
-        ways = [best[to] for to in ahead[b] if to in best]
-        length, way = max(ways, default=(0, None), key=lambda x: x[0])
-        if way is not None or b in goals:
-            best[b] = (length + len(flow.block(b)), [b, *(way or [])])
-    return best[start][1] if start in best else []
+    best: dict[int, list[int]] = {}  # the longest way from each block that was entered; none yet from those on the way
+
+    def search(b: int) -> None:
+        best[b], longest = [], []
+        for to in (t for t in flow.successors[b] if t in within):
+            if to not in best:
+                search(to)
+            longest = max(longest, best[to], key=lambda way: _size(flow, way))
+        if longest or b in goals:
+            best[b] = [b, *longest]
+
+    search(start)
+    return best[start]
 
 
 class TensorLoop(NamedTuple):

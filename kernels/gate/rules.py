@@ -53,13 +53,9 @@ def applies(limit: Mapping[str, Any], figure: Figures) -> bool:
 
 def is_named(unit: Unit, budget: Mapping[str, Any]) -> bool:
     """Whether a limit or a row of the comparison names an instance of this run together with its architecture."""
-    rows = [row for row in (*budget["limits"], *budget["compared"]) if unit.arch in _archs(row)]
+    rows = [row for row in budget["limits"] if unit.arch in row.get("arch", ())]
+    rows += [row for row in budget["compared"] if unit.arch == row["arch"]]
     return any(re.search(row["kernel"], instance.name) for row in rows for instance in unit.instances)
-
-
-def _archs(row: Mapping[str, Any]) -> list[int]:
-    named = row.get("arch", [])
-    return named if isinstance(named, list) else [named]
 
 
 def violations(measured: Sequence[Figures], limits: Sequence[Mapping[str, Any]]) -> list[str]:

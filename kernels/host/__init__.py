@@ -8,6 +8,6 @@ guards.py    copies the arrays of a launch between zones that nobody may touch
 sanitize.py  runs Python code under AddressSanitizer or ThreadSanitizer
 """
 
-from minilm.kernels.host.builder import CompileError, KernelError, compiler_problem, host_options
-
-__all__ = ["CompileError", "KernelError", "compiler_problem", "host_options"]
+from minilm.kernels.host.builder import CompileError as CompileError, compiler_problem as compiler_problem
+from minilm.kernels.host.builder import host_options as host_options
+from minilm.kernels.host.guards import KernelError as KernelError

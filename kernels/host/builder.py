@@ -64,20 +64,14 @@ _one_at_a_time = threading.Lock()  # a compiled kernel holds one machine
 
 
 @contextmanager
-def host_options(
-    order: str = "forward",
-    seed: int = 0,
-    sanitizer: str | None = None,
-    poison: bool = True,
-    guard: bool = True,
-    last_part: int = 1,
-) -> Iterator[None]:
-    """Within this block, kernels that are given NumPy arrays run in this way."""
-    one_of("order", order, ORDERS)
-    if sanitizer not in SANITIZERS:
-        raise ValueError(unknown("sanitizer", sanitizer, map(repr, SANITIZERS)))
-    whole("last_part (1 for the whole grid, n for its last n-th)", last_part, at_least=1)
-    token = _options.set(HostOptions(order, seed, sanitizer, poison, guard, last_part))
+def host_options(**chosen: Any) -> Iterator[None]:
+    """Within this block, kernels that are given NumPy arrays run in this way: the fields of `HostOptions` by name."""
+    options = HostOptions(**chosen)
+    one_of("order", options.order, ORDERS)
+    if options.sanitizer not in SANITIZERS:
+        raise ValueError(unknown("sanitizer", options.sanitizer, map(repr, SANITIZERS)))
+    whole("last_part (1 for the whole grid, n for its last n-th)", options.last_part, at_least=1)
+    token = _options.set(options)
     try:
         yield
     finally:
@@ -293,9 +287,9 @@ class CompiledKernel:
         values = [self._value(i, a, arrays) for i, a in enumerate(args)]
         pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
         with _one_at_a_time:
-            arrays.enter()
+            arrays.mark(1)
             message = self._launch(ctypes.byref(config), pointers)
-            arrays.leave()
+            arrays.mark(0)
         if message:
             raise KernelError(f"{self.name}: {message.decode()}")
         arrays.check()

@@ -80,13 +80,8 @@ class GuardedArrays:
         for place, start in ((buffer[:offset], -offset), (buffer[offset + array.nbytes :], array.nbytes)):
             yield place, start, _pattern(array.dtype)[start % array.itemsize :][: place.size]
 
-    def enter(self) -> None:
-        self._tell(1)
-
-    def leave(self) -> None:
-        self._tell(0)
-
-    def _tell(self, on: int) -> None:
+    def mark(self, on: int) -> None:
+        """Tell of every zone."""
         for array, buffer, offset, _ in self.copies.values() if self.guarded else ():
             for place, _, _ in self._zones(array, buffer, offset):
                 self.tell(place.ctypes.data, place.nbytes, on)

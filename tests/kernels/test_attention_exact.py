@@ -116,7 +116,7 @@ def test_it_is_within_what_arithmetic_allows_of_float64(label, poisoned_empty, h
     arrays, options, dy = called(case)
     assert type(cache) is FusedAttentionCache and got[0].dtype == case.dtype
     assert_call_within("attention", arrays, options, got, dy)
-    assert_within(cache.lse, log_sum(case), bounds_of_call(arrays, options, case.dtype, None).lse, "lse")
+    assert_within(cache.lse, log_sum(case), bounds_of_call("attention", arrays, options, case.dtype, None).lse, "lse")
 
 
 @pytest.mark.parametrize("label", ["causal", "grouped", "all options"])

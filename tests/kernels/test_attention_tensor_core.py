@@ -162,7 +162,7 @@ def test_dropout_keeps_what_the_host_keeps(host_run, poisoned_empty):
     problem = make(F16, 64, 97, 64, dropout=0.4)
     problem.checked.v[...] = np.eye(64, dtype=F16)
     y, _ = tensor_core.forward(problem.checked)
-    kept = keep_mask(int(problem.checked.seed), 1, 2, 97, 64, 0.4)
+    kept = keep_mask(problem.checked.options.seed, 1, 2, 97, 64, 0.4)
     np.testing.assert_array_equal(y != 0, kept)
     verify(make(F16, 64, 130, 97, dropout=0.4))
 

@@ -13,10 +13,11 @@ import pytest
 
 from minilm.kernels.check.bounds import AttentionBounds, attention_bounds
 from minilm.kernels.check.definitions import sum_to, visible_pairs
+from minilm.kernels.cuda import attention_backward as backward
 from minilm.kernels.cuda import launch
 from minilm.kernels.cuda.attention_options import TENSOR_CORE_HEAD_SIZES, AttentionOptions, FusedAttentionCache
 from minilm.kernels.cuda.philox import keep_mask
-from minilm.kernels.cuda.tensor_core_backward import backward, tiles_of
+from minilm.kernels.cuda.tensor_core_backward import tiles_of
 from tests.kernels.tolerances import assert_within
 
 F16, BF16 = np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)
@@ -234,15 +235,9 @@ def test_what_is_not_served_is_said_before_any_launch(monkeypatch):
         backward(do[:, ::-1], cache)
     with pytest.raises(TypeError, match="FusedAttentionCache"):
         backward(do, tuple(cache))
-    single = cache._replace(**{name: getattr(cache, name).astype(np.float32) for name in "qkvy"})
-    with pytest.raises(TypeError, match="tensor cores serve float16 and bfloat16"):
-        backward(do.astype(np.float32), single)
     shifted = np.empty(do.size + 1, F16)[1:].reshape(do.shape)
     with pytest.raises(ValueError, match=r"do .*multiple of 16 bytes"):
         backward(shifted, cache)
-    narrow = cache._replace(**{name: np.ascontiguousarray(getattr(cache, name)[..., :8]) for name in "qkvy"})
-    with pytest.raises(ValueError, match="head size 8"):
-        backward(np.ascontiguousarray(do[..., :8]), narrow)
     many = cache._replace(
         **{name: np.zeros((1, heads, 0, 16), F16) for name, heads in (("q", 65536), ("k", 1), ("v", 1), ("y", 65536))}
     )

@@ -154,7 +154,7 @@ def test_the_time_is_shared_by_what_the_parts_need():
 
 def part_of(*argvs, name="toy"):
     made = [parts.Command(f"command {number}", [sys.executable, "-c", code]) for number, code in enumerate(argvs)]
-    return parts.Part(name, "a toy", lambda plan: made, lambda plan: 1.0)
+    return parts.Part(name, "a toy", lambda plan: made)
 
 
 def summary_of(part, tmp_path, limit=60.0):
@@ -188,7 +188,7 @@ def test_a_part_out_of_time_keeps_what_it_found(tmp_path):
 
 
 def test_a_part_that_cannot_run_says_why(tmp_path):
-    part = parts.Part("toy", "a toy", lambda plan: "there is no tool", lambda plan: 1.0)
+    part = parts.Part("toy", "a toy", lambda plan: "there is no tool")
     assert summary_of(part, tmp_path)[1] == SKIPPED and summary_of(part, tmp_path).detail == "there is no tool"
 
 
@@ -217,7 +217,7 @@ def test_every_module_of_the_check_has_its_seconds():
 
 def test_the_estimate_fits_the_budget_that_is_the_default(tmp_path, capsys):
     plan = parts.Plan(False, 14, tmp_path, parts.clone())
-    needed = {part.name: part.seconds(plan) for part in parts.PARTS}
+    needed = {part.name: estimate.SECONDS[part.name](plan) for part in parts.PARTS}
     assert all(seconds > 0 for seconds in needed.values())
     told = command.estimate_table(parts.PARTS, needed, 480.0, 14)
     assert "the budget of 480 s fits" in told and "| kernel-tests " in told

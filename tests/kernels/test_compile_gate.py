@@ -146,7 +146,9 @@ def test_a_small_kernel_compiles_and_is_read_back(arch):
 
 @needs_compiler
 def test_a_kernel_that_does_not_compile_says_why(monkeypatch):
-    monkeypatch.setattr(compiling, "source_of", lambda file: 'extern "C" __global__ void broken() { float x = y; }')
+    monkeypatch.setattr(
+        compiling.launch, "source_of", lambda file: 'extern "C" __global__ void broken() { float x = y; }'
+    )
     (figures,) = compiling.measure(compiling.Unit(80, (Instance("broken.cu", "broken"),)))
     assert 'identifier "y" is undefined' in figures.error
 

@@ -186,7 +186,7 @@ def test_refuses(logits, targets, options, reason):
 
 def test_refuses_small_logits(monkeypatch):
     monkeypatch.undo()
-    assert "20 logits are fewer than" in which("cross_entropy", LOGITS, TARGETS)
+    assert "20 elements are fewer than" in which("cross_entropy", LOGITS, TARGETS)
     large = np.zeros((64, 1024), "float32")
     assert which("cross_entropy", large, np.zeros(64, int)).startswith("cross_entropy: cpu.blocked")
 

@@ -185,7 +185,7 @@ def test_embedding_sums_frequent_ids(rng):
         ("softmax", (np.zeros((2, 3), np.float32),), "fewer"),
         ("softmax", (np.zeros((400, 400), np.complex128),), "complex128"),
         ("gelu", (np.zeros((400, 400)),), "float64"),
-        ("layer_norm", (np.zeros((400, 400), np.float32), np.zeros(400), np.zeros(400)), "dtype"),
+        ("layer_norm", (np.zeros((400, 400), np.float32), np.zeros(400), np.zeros(400)), "the same for all"),
         ("embedding", (np.full(4000, 70), np.zeros((65, 64), np.float32)), "out of range"),
     ],
 )
