@@ -38,7 +38,7 @@ def gpt_step(torch: Any, model: Any, batch: Any, device: str) -> Variant:
     ids, targets = batch.ids, batch.targets
     (B, T), C = ids.shape, leaves["backbone.embedding.weight"].shape[1]
     layers = len(model.backbone.blocks.children)
-    heads = model.backbone.blocks.children["0"].self_attn.heads
+    heads = model.backbone.blocks.children["0"].self_attn.attention.heads
 
     def norm(x: Any, name: str) -> Any:
         return F.layer_norm(x, (C,), leaves[f"backbone.{name}.weight"])
@@ -115,9 +115,9 @@ def generate(torch: Any, model: Any, prompt: Any, tokens: Any, device: str) -> V
     (1, T) and tokens (1, n) are tensors.
     """
     F, leaves = torch.nn.functional, _weights(torch, model, device)
-    C, heads = leaves["backbone.embedding.weight"].shape[1], model.backbone.blocks.children["0"].self_attn.heads
-    layers, length = len(model.backbone.blocks.children), prompt.shape[1]
-    like = leaves["backbone.embedding.weight"]
+    blocks, like = model.backbone.blocks.children, leaves["backbone.embedding.weight"]
+    layers, heads = len(blocks), blocks["0"].self_attn.attention.heads
+    C, length = like.shape[1], prompt.shape[1]
     past = like.new_zeros(layers, 2, 1, heads, length + tokens.shape[1], C // heads)  # keys and values of each layer
 
     def affine(x: Any, name: str) -> Any:
