@@ -12,7 +12,6 @@ import numpy as np
 
 from benchmarks.inputs import Inputs
 from minilm import reference
-from minilm.backend import to_numpy
 from minilm.memory import MemoryPool
 from minilm.selection import which
 
@@ -43,12 +42,6 @@ class Variant(NamedTuple):
         for _ in range(self.calls - 1):
             self.forward()
         return self.forward()
-
-    def results(self) -> list[np.ndarray]:
-        """Outputs and gradients, as host arrays."""
-        value = self.value()
-        found = host(self.outputs(value))
-        return found if self.backward is None else found + host(self.backward(value))
 
 
 class Reference(NamedTuple):
@@ -145,18 +138,19 @@ class Setting(NamedTuple):
         return torch
 
     def triton(self) -> Any:
-        """Triton, or None: it serves a GPU, on PyTorch's tensors, in float32 and shorter types.
+        """Triton's variants, or None: it serves a GPU, on PyTorch's tensors, in float32 and shorter types.
 
         `interpret` puts its interpreter, on NumPy's arrays, in the GPU's place; the environment must hold
         TRITON_INTERPRET=1 before Triton is imported.
         """
-        if "triton" not in self.peers or (self.xp is np) != self.interpret or self.dtype == "float64":
+        asked = "triton" in self.peers and (self.xp is np) == self.interpret and self.dtype != "float64"
+        if not asked or self._pytorch() is None:
             return None
         try:
-            import triton
+            from benchmarks.peers import triton_functions
         except ImportError:
             return None
-        return triton if self._pytorch() else None
+        return triton_functions
 
     def tensor(self, torch: Any, array: Any) -> Any:
         """A copy of an array where PyTorch is to work on it; it changes with the array."""
@@ -197,20 +191,6 @@ def arrays_in(value: Any) -> list[Any]:
     if isinstance(value, tuple | list):
         return [array for item in value for array in arrays_in(item)]
     return [value]
-
-
-def host(value: Any) -> list[np.ndarray]:
-    """All arrays in a nested result, on the host."""
-    return [_on_host(array) for array in arrays_in(value)]
-
-
-def _on_host(array: Any) -> np.ndarray:
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-        return (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
-    if type(array).__module__.startswith("jax"):
-        return np.asarray(array)
-    return to_numpy(np.asarray(array) if np.isscalar(array) else array)
 
 
 def pair(forward: Callable[[], tuple[Any, Any]], backward: Callable[[Any, Any], Any], dy: Any) -> Variant:
@@ -256,14 +236,6 @@ def _within(context: Callable[[], AbstractContextManager], variant: Variant) -> 
         return None if function is None else run
 
     return variant._replace(forward=entering(variant.forward), backward=entering(variant.backward))
-
-
-def op_variants(
-    op: str, forward: Callable[[], Any], backward: Callable[..., Any], dy: Any, *args: Any, **options: Any
-) -> dict[str, Variant]:
-    """The definition, and the tuned version where one serves these arguments."""
-    variant = pair(forward, backward, dy)
-    return with_tuned(variant, op, *args, **options)
 
 
 def with_tuned(variant: Variant, op: str, *args: Any, **options: Any) -> dict[str, Variant]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import torch
 import triton
 
 from benchmarks import triton_kernels
@@ -84,12 +85,12 @@ def _launcher(setting: Setting, *key: str, choice: int | None = None) -> Any:
     return lambda name: _tuned(name, setting.dtype, key, choice)
 
 
-def softmax(setting: Setting, x: Any, dy: Any) -> Variant:
-    """Over the rows of x (rows, columns)."""
-    import torch
-
+def softmax(setting: Setting, x: Any, dy: Any) -> Variant | None:
+    """Over the rows of x (rows, columns); None where they are too long."""
+    rows, columns = x.shape
+    if columns > LONGEST_ROW:
+        return None
     a, slope = setting.tensor(torch, x), setting.tensor(torch, dy)
-    rows, columns = a.shape
     if a.numel() >= 2**31:
         raise ValueError(f"softmax in Triton: {rows} x {columns} numbers are beyond its 32-bit offsets; take fewer")
     block, kernel = triton.next_power_of_2(columns), _launcher(setting, "N")
@@ -107,14 +108,14 @@ def softmax(setting: Setting, x: Any, dy: Any) -> Variant:
     return pair(forward, backward, slope)
 
 
-def layer_norm(setting: Setting, x: Any, gain: Any, bias: Any, dy: Any, eps: float = 1e-5) -> Variant:
-    """Over the rows of x (rows, columns)."""
-    import torch
-
+def layer_norm(setting: Setting, x: Any, gain: Any, bias: Any, dy: Any, eps: float = 1e-5) -> Variant | None:
+    """Over the rows of x (rows, columns); None where they are too long."""
+    rows, columns = x.shape
+    if columns > LONGEST_ROW:
+        return None
     a, scale, shift, slope = (setting.tensor(torch, array) for array in (x, gain, bias, dy))
-    rows, columns = a.shape
     block, kernel = triton.next_power_of_2(columns), _launcher(setting, "N")
-    programs = min(rows, _programs(torch, setting))
+    programs = min(rows, _programs(setting))
 
     def forward() -> tuple[Any, Any]:
         y = torch.empty_like(a)
@@ -134,17 +135,15 @@ def layer_norm(setting: Setting, x: Any, gain: Any, bias: Any, dy: Any, eps: flo
     return pair(forward, backward, slope)
 
 
-def _programs(torch: Any, setting: Setting) -> int:
+def _programs(setting: Setting) -> int:
     """How many programs share the rows of a sum over rows: a few for each multiprocessor."""
     if setting.interpret:
         return 40
     return 4 * torch.cuda.get_device_properties(setting.torch_device).multi_processor_count
 
 
-def cross_entropy(setting: Setting, logits: Any, targets: Any) -> Variant:
+def cross_entropy(setting: Setting, logits: Any, targets: Any, dloss: float = 1.0) -> Variant:
     """The mean over the rows of logits (rows, columns); targets (rows,). The mean itself is PyTorch's."""
-    import torch
-
     a, classes = setting.tensor(torch, logits), setting.tensor(torch, targets)
     rows, columns = a.shape
     kernel = _launcher(setting, "N")
@@ -161,17 +160,17 @@ def cross_entropy(setting: Setting, logits: Any, targets: Any) -> Variant:
         )
         return dlogits
 
-    return pair(forward, backward, 1.0)
+    return pair(forward, backward, dloss)
 
 
 def attention(
     setting: Setting, q: Any, k: Any, v: Any, dy: Any, causal: bool = True, choice: int | None = None
-) -> Variant:
-    """q, k, v, dy (B, H, T, D) with D one of HEAD_SIZES. choice: the number of one, None: the fastest."""
-    import torch
-
+) -> Variant | None:
+    """q, k, v, dy (B, H, T, D); None where D is none of HEAD_SIZES. choice: the number of one, None: the fastest."""
+    B, H, T, D = q.shape
+    if D not in HEAD_SIZES:
+        return None
     a, b, c, slope = (setting.tensor(torch, x) for x in (q, k, v, dy))
-    B, H, T, D = a.shape
     kernel = _launcher(setting, "T", "D", "CAUSAL", choice=choice)
     known = {"D": D, "CAUSAL": causal}
     scale = D**-0.5
@@ -198,3 +197,6 @@ def attention(
         return dq, dk, dv
 
     return pair(forward, backward, slope)
+
+
+OPS = {"softmax": softmax, "layer_norm": layer_norm, "cross_entropy": cross_entropy, "attention": attention}

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.variants import Setting, Variant, Workload
+from benchmarks.variants import Workload
 from benchmarks.workloads import inference, single_ops, steps, updates
-
-__all__ = ["WORKLOADS", "Setting", "Variant", "Workload"]
 
 WORKLOADS: dict[str, Callable[..., Workload]] = {
     "softmax": single_ops.softmax,

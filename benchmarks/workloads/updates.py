@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers import gensim_model, pytorch
 from benchmarks.variants import LeftOut, Setting, Variant, Workload, definition
 from benchmarks.workloads import skip_gram
 from minilm.layers import Linear
@@ -50,8 +51,6 @@ def adamw(setting: Setting, parameters: int = 10_000_000) -> Workload:
         "minilm.optim": Variant(step, None, changes, reset=reset, calls=3),
     }
     if torch := setting.torch():
-        from benchmarks.peers import pytorch
-
         tensors = ([setting.tensor(torch, array) for array in arrays] for arrays in (values, gradients))
         variants["torch"] = pytorch.adamw(torch, *tensors, **ADAMW)
     size = 10 * side * side
@@ -130,7 +129,6 @@ def word2vec(
         "by windows": variant(skip_gram.update),
     }
     if torch := setting.torch():
-        from benchmarks.peers import pytorch
 
         def pairs() -> Iterator[Any]:
             for batch, negatives in batches():
@@ -140,8 +138,6 @@ def word2vec(
         start = [setting.tensor(torch, table) for table in (w_in, w_out)]
         variants["torch"] = pytorch.skip_gram(torch, start, pairs, weight, options.lr)
     if gensim := setting.gensim():
-        from benchmarks.peers import gensim_model
-
         variants["gensim"] = gensim_model.epoch(gensim, ids, vocabulary, width, window, options.negatives)
     count = texts * len(skip_gram.pairs(ids[:1], window)[0])
     size = f"{count} pairs, vocabulary {vocabulary}, width {width}, window {window}"
