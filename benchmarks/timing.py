@@ -203,17 +203,15 @@ COPIED = {"cpu": 1 << 25, "cuda": 1 << 28}  # numbers in each array: 128 MB, and
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices
 
 
-def ceilings(
-    xp: Any, clock: Any, dtype: str = "float32", numbers: int | None = None, size: int | None = None
-) -> Ceilings:
-    """Measure both, a few times each; the best counts. `numbers` are copied, `size` is the matrices'.
+def ceilings(xp: Any, clock: Any, dtype: str = "float32") -> Ceilings:
+    """Measure both, a few times each; the best counts.
 
     Numbers are drawn, not all alike: a GPU's clock falls with the bits that change. The product's precision is that of
     the arrays, but for 16 bits on the CPU, which no BLAS multiplies: float32 there. Both 16-bit types run on a GPU's
     tensor cores at the rate of float16.
     """
     device = "cpu" if xp is np else "cuda"
-    numbers, size = numbers or COPIED[device], size or PRODUCT[device]
+    numbers, size = COPIED[device], PRODUCT[device]
     if dtype in ("float16", "bfloat16"):
         dtype = "float32" if xp is np else "float16"
     rng = xp.random.default_rng(0)
