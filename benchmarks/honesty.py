@@ -245,31 +245,21 @@ class Limits(NamedTuple):
 
 def impossible(workload: Workload, phase: str, seconds: Mapping[str, float], limits: Limits) -> str | None:
     """The first variant whose time would need more than the machine has, in words."""
-    if phase == "backward":
-        return None  # its least traffic is not stated
-    moved, operations = (
-        (workload.bytes_both, workload.flops_both)
-        if phase == "both"
-        else (workload.bytes_forward, workload.flops_forward)
-    )
+    moved, operations = workload.amounts(phase)
+    out_of_cache = limits.cache is not None and moved >= 2 * limits.cache
+    judged = []
+    if limits.bandwidth and out_of_cache:
+        judged.append((moved, limits.bandwidth, "GB/s"))
+    if limits.operations and operations >= LEAST_OPERATIONS:
+        judged.append((operations, limits.operations, "GFLOP/s"))
     for name, taken in seconds.items():
-        if (
-            limits.bandwidth
-            and limits.cache is not None
-            and moved >= 2 * limits.cache
-            and moved / taken > limits.bandwidth
-        ):
-            return _too_fast(workload, phase, name, moved / taken / 1e9, limits.bandwidth / 1e9, "GB/s")
-        if limits.operations and operations >= LEAST_OPERATIONS and operations / taken > limits.operations:
-            return _too_fast(workload, phase, name, operations / taken / 1e9, limits.operations / 1e9, "GFLOP/s")
+        for amount, limit, unit in judged:
+            if amount / taken > limit:
+                return (
+                    f"{workload.name}, {phase}: {name} would do {amount / taken / 1e9:.0f} {unit}, where this machine "
+                    f"has {limit / 1e9:.0f} at most: not all of the work was done in the time"
+                )
     return None
-
-
-def _too_fast(workload: Workload, phase: str, name: str, rate: float, limit: float, unit: str) -> str:
-    return (
-        f"{workload.name}, {phase}: {name} would do {rate:.0f} {unit}, where this machine has {limit:.0f} at most: not "
-        "all of the work was done in the time"
-    )
 
 
 def limits_of(xp: Any, best: Ceilings, dtype: str) -> Limits:

@@ -48,13 +48,11 @@ class Inputs:
         self.shared.append(Shared(array))
         return array
 
-    def _of(self, array: Any) -> Shared | None:
-        return next((each for each in self.shared if each.array is array), None)
-
     def follow(self, array: Any, copy: Copy) -> None:
         """`copy` holds what `array` holds, if that is a shared one, and changes with it."""
-        if shared := self._of(array):
-            shared.copies.append(copy)
+        for shared in self.shared:
+            if shared.array is array:
+                shared.copies.append(copy)
 
     def follow_torch(self, torch: Any, array: Any, tensor: Any) -> Any:
         """Returns the tensor, PyTorch's copy of the array."""
@@ -70,9 +68,8 @@ class Inputs:
         """held[place] is JAX's copy of the array: JAX's arrays never change, so that the list gets another."""
 
         def shift(steps: int) -> None:
-            held[place] = jax.block_until_ready(jax.numpy.roll(held[place].reshape(-1), steps)).reshape(
-                held[place].shape
-            )
+            array = held[place]
+            held[place] = jax.block_until_ready(jax.numpy.roll(array.reshape(-1), steps)).reshape(array.shape)
 
         self.follow(array, Copy("jax", lambda: held[place], shift))
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import html
 import importlib.util
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from benchmarks import aims, plots, static
 from benchmarks.guard import RESULTS
+from benchmarks.options import add_command
 from benchmarks.report import (
     HEAD,
     LEGEND,
@@ -26,6 +27,7 @@ from benchmarks.report import (
     check_writable,
     milliseconds,
     read_json,
+    thread_count,
 )
 from minilm.files import write_text
 from minilm.kernels import roofline
@@ -76,9 +78,7 @@ several times the L2 cache is written before each run; whole models are timed on
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """The subcommand of `python -m benchmarks`."""
-    parser = commands.add_parser(
-        "report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = add_command(commands, "report", __doc__, main, EXAMPLES)
     about = "files that --json wrote, or folders of them (default: benchmarks/results)"
     parser.add_argument("--from", dest="sources", nargs="+", type=Path, default=[RESULTS], metavar="PATH", help=about)
     parser.add_argument(
@@ -86,7 +86,6 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table of ratios as Markdown")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also write the pictures as PNG and SVG")
-    parser.set_defaults(main=main)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -146,8 +145,8 @@ def groups(runs: Sequence[TimedRun]) -> dict[tuple[str, str], list[TimedRun]]:
 
 def _mean(values: Iterable[float | None]) -> str:
     """The geometric mean of what is known."""
-    logarithms = [math.log(value) for value in values if value]
-    return f"{math.exp(sum(logarithms) / len(logarithms)):.2f}" if logarithms else ""
+    known = [value for value in values if value]
+    return f"{geometric_mean(known):.2f}" if known else ""
 
 
 # ---- the table of ratios
@@ -162,8 +161,7 @@ def ratios(runs: Sequence[TimedRun]) -> list[list[str]]:
     aimed = not any("cupy" in run.environment for run in runs) and any(aims.aim_of(row) for row in rows)
     head = ["workload", "size", "variant"]
     for count in threads:
-        label = f"{count} thread{'s' if count > 1 else ''}"
-        head += [f"{label}: ms", f"ratio to {against}{' (aim)' if aimed else ''}", "× definition"]
+        head += [f"{thread_count(count)}: ms", f"ratio to {against}{' (aim)' if aimed else ''}", "× definition"]
     table = [head]
     for key in dict.fromkeys((row.workload, row.size) for row in best):
         own = [row for row in best if (row.workload, row.size) == key]
@@ -206,13 +204,10 @@ def markdown(runs: Sequence[TimedRun]) -> str:
     for (device, dtype), own in groups(runs).items():
         head, *rest = ratios(own)
         lines = [head, ["---", "---", "---", *["---:"] * (len(head) - 3)], *rest]
-        parts.append(f"{device}, {dtype}, {_dates(own)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        dates = sorted({run.environment["date"] for run in own})
+        measured = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+        parts.append(f"{device}, {dtype}, {measured}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
-
-
-def _dates(runs: Sequence[TimedRun]) -> str:
-    dates = sorted({run.environment["date"] for run in runs})
-    return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
 
 
 # ---- the page

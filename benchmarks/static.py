@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
+from benchmarks.options import add_command
 from minilm.files import write_text
 from minilm.kernels import roofline
 from minilm.kernels.cuda.instances import Instance, all_instances
@@ -33,19 +34,12 @@ COLUMNS: tuple[tables.Column, ...] = (
     ("instructions", lambda f: f.instructions),
     *tables.COMPARED[2:],
 )
-RECORDED_COLUMNS = [name for name, _ in tables.COMPARED]
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """The subcommand of `python -m benchmarks`."""
-    parser = commands.add_parser(
-        "static",
-        help="what the CUDA kernels compile to, beside Triton's, and the roofline of some cards",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "static", __doc__, main)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the tables as JSON, for report")
-    parser.set_defaults(main=main)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -71,8 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
 def static_tables() -> dict[str, Any]:
     """Both tables, their cells as text, and what is absent."""
     notes, kernels, compilers = [], [], []
-    problem = compiling.missing()
-    if problem:
+    if problem := compiling.missing():
         notes.append(f"the compiled kernels are absent: {problem}")
     else:
         kernels, compilers = _kernels(notes)
@@ -120,7 +113,7 @@ def _kernels(notes: list[str]) -> tuple[list[list[str]], list[str]]:
             figures = peers[row["title"]]
             rows.append([row["title"], f"{triton}, {figures.threads // 32} warps", *_cells(figures)])
         elif row["triton"]:
-            known = dict(zip(RECORDED_COLUMNS, row["triton"], strict=True))
+            known = dict(zip((name for name, _ in tables.COMPARED), row["triton"], strict=True))
             rows.append([row["title"], f"{row['peer']}, recorded", *(known.get(name, "") for name, _ in COLUMNS)])
     return rows, compilers
 

@@ -67,6 +67,12 @@ class Workload(NamedTuple):
     on_host: bool = False  # timed on the host's clock, from an idle device to an idle one: what a user waits for
     notes: tuple[str, ...] = ()  # variants that are left out, and why
 
+    def amounts(self, phase: str) -> tuple[float, float]:
+        """Bytes moved and operations of a phase, at least; 0 where nothing is stated, as of a backward alone."""
+        if phase == "both":
+            return self.bytes_both, self.flops_both
+        return (0.0, 0.0) if phase == "backward" else (self.bytes_forward, self.flops_forward)
+
 
 class Setting(NamedTuple):
     """Where and how."""
