@@ -101,10 +101,6 @@ def gelu(setting: Setting, rows: int = 2048, columns: int = 2048, approximate: s
     return _workload(setting, "gelu", size, (x, approximate), dy, amounts, *peers, name)
 
 
-def gelu_tanh(setting: Setting, rows: int = 2048, columns: int = 2048) -> Workload:
-    return gelu(setting, rows, columns, "tanh")
-
-
 def cross_entropy(setting: Setting, rows: int = 1024, columns: int = 10000) -> Workload:
     logits, targets = setting.draw(rows, columns), setting.integers(columns, rows)
     amounts = logits.nbytes, 5 * logits.size, 2 * logits.nbytes, 7 * logits.size
@@ -145,10 +141,6 @@ def attention(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 6
     return _workload(setting, "attention", size, (q, k, v), dy, amounts, *peers, name, part, notes, causal=causal)
 
 
-def attention_full(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 64) -> Workload:
-    return attention(setting, B, H, T, D, causal=False)
-
-
 def decode(setting: Setting, B: int = 8, H: int = 8, Hkv: int = 2, T: int = 2048, D: int = 64) -> Workload:
     """One query per sequence against a cache of keys and values, as in generation: forward only, bound by bandwidth."""
     q, k, v = (setting.draw(B, heads, length, D) for heads, length in ((H, 1), (Hkv, T), (Hkv, T)))
@@ -180,7 +172,10 @@ def conv1d(setting: Setting, B: int = 32, T: int = 100, C: int = 64, K: int = 3)
     return _workload(setting, "conv1d", size, args, dy, amounts, torch_conv1d, jax_functions.conv1d)
 
 
-def _recurrent(op: str, gates: int, setting: Setting, B: int, T: int, inputs: int, H: int) -> Workload:
+def recurrent(
+    setting: Setting, B: int = 32, T: int = 100, inputs: int = 256, H: int = 512, op: str = "rnn"
+) -> Workload:
+    gates = {"rnn": 1, "lstm": 4, "gru": 3}[op]
     x, bias = setting.draw(B, T, inputs), setting.draw(gates * H, scale=0.05)
     w_ih, w_hh = setting.draw(gates * H, inputs, scale=0.05), setting.draw(gates * H, H, scale=0.05)
     dy, args = setting.draw(B, T, H, scale=0.5), (x, w_ih, w_hh, bias, bias)
@@ -214,15 +209,3 @@ def _recurrent(op: str, gates: int, setting: Setting, B: int, T: int, inputs: in
     return Workload(
         op, size, variants, least + weights, flops, setting.tolerance, 2 * (least + weights), 3 * flops, on_host=True
     )
-
-
-def rnn(setting: Setting, B: int = 32, T: int = 100, inputs: int = 256, H: int = 512) -> Workload:
-    return _recurrent("rnn", 1, setting, B, T, inputs, H)
-
-
-def lstm(setting: Setting, B: int = 32, T: int = 100, inputs: int = 256, H: int = 512) -> Workload:
-    return _recurrent("lstm", 4, setting, B, T, inputs, H)
-
-
-def gru(setting: Setting, B: int = 32, T: int = 100, inputs: int = 256, H: int = 512) -> Workload:
-    return _recurrent("gru", 3, setting, B, T, inputs, H)
