@@ -209,6 +209,27 @@ def call(function: Callable[[], Any], outputs: Callable[[Any], Any] = lambda val
     return Variant(function, None, outputs)
 
 
+def updating(
+    step: Callable[[], Any],
+    arrays: list[Any],
+    start: list[Any],
+    calls: int = 1,
+    restart: Callable[[], None] | None = None,
+) -> Variant:
+    """A variant whose steps change `arrays` and go on from there; compared are the changes of `calls` from `start`."""
+
+    def reset() -> None:
+        if restart:
+            restart()
+        for array, first in zip(arrays, start, strict=True):
+            array[...] = first
+
+    def changes(_: Any) -> list[Any]:
+        return [array - first for array, first in zip(arrays, start, strict=True)]
+
+    return Variant(step, None, changes, reset=reset, calls=calls)
+
+
 def whole(variant: Variant) -> Callable[[], Any]:
     """One forward, and backward where there is one."""
     forward, backward = variant.forward, variant.backward

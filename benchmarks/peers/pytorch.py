@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.variants import Variant, call
+from benchmarks.variants import Variant, call, updating
 from minilm.backend import to_numpy
 
 
@@ -170,15 +170,7 @@ def skip_gram(torch: Any, start: list[Any], batches: Callable[[], Any], weight: 
             loss.backward()
             optimizer.step()
 
-    def reset() -> None:
-        with torch.no_grad():
-            for table, first in zip(tables, start, strict=True):
-                table.weight.copy_(first)
-
-    def outputs(_: None) -> list[Any]:
-        return [table.weight.detach() - first for table, first in zip(tables, start, strict=True)]
-
-    return Variant(epoch, None, outputs, reset=reset)
+    return updating(epoch, [table.weight.detach() for table in tables], start)
 
 
 def adamw(torch: Any, start: list[Any], gradients: list[Any], **options: Any) -> Variant:
@@ -188,13 +180,4 @@ def adamw(torch: Any, start: list[Any], gradients: list[Any], **options: Any) ->
         leaf.grad = gradient
     optimizer = torch.optim.AdamW(leaves, **options)
 
-    def reset() -> None:
-        optimizer.state.clear()
-        with torch.no_grad():
-            for leaf, value in zip(leaves, start, strict=True):
-                leaf.copy_(value)
-
-    def outputs(_: None) -> list[Any]:
-        return [leaf.detach() - value for leaf, value in zip(leaves, start, strict=True)]
-
-    return Variant(optimizer.step, None, outputs, reset=reset, calls=3)
+    return updating(optimizer.step, [leaf.detach() for leaf in leaves], start, 3, optimizer.state.clear)
