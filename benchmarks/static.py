@@ -95,13 +95,12 @@ def _kernels(notes: list[str]) -> tuple[list[list[str]], list[str]]:
     wanted = [i for i in all_instances() if any(re.search(row["kernel"], i.name) for row in compared)]
     ours = [figures for unit in compiling.units(wanted, (ARCH,)) for figures in compiling.measure(unit)]
     compilers = [compiling.compiler_version()]
-    triton = None
-    if importlib.util.find_spec("triton") is None:
-        notes.append("Triton is absent: pip install triton (Linux); recorded figures stand in its rows")
-    else:
-        triton = f"Triton {importlib.metadata.version('triton')}"
+    triton, peers = "", {}
+    if importlib.util.find_spec("triton"):
+        triton, peers = f"Triton {importlib.metadata.version('triton')}", _triton_figures()
         compilers.append(triton)
-    peers = _triton_figures() if triton else {}
+    else:
+        notes.append("Triton is absent: pip install triton (Linux); recorded figures stand in its rows")
     rows = [["kernel", "from", *(name for name, _ in COLUMNS)]]
     for row in compared:
         for figures in ours:

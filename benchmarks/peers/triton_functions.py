@@ -5,8 +5,6 @@ is the comparison of results that precedes every timing, and keeps the fastest. 
 call. Launches go to PyTorch's stream, which is CuPy's: the default one.
 
 In Triton's interpreter (`Setting.interpret`) nothing is timed: a choice is given, or the first one is taken.
-
-The variants were checked in the interpreter; they have been neither timed nor run on a GPU.
 """
 
 from __future__ import annotations
