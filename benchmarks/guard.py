@@ -132,7 +132,9 @@ def _compare(arguments: argparse.Namespace) -> int:
         print(f"{arguments.dtype}, {thread_count(threads)}, recorded in {path.name}")
         for note in run.notes:
             print(note)
-        print(table(verdicts), end="\n\n")
+        head = ("workload", "phase", "variant", "against", "recorded", "now", "at least", "verdict")
+        table = [(*v[:4], *(f"{ratio:.2f}" for ratio in v[4:]), "FELL" if v.fell else "kept") for v in verdicts]
+        print(as_text([head, *table], left=4), end="\n\n")
         failed = failed or not good
         fell = fell or any(verdict.fell for verdict in verdicts)
     if fell:
@@ -168,10 +170,3 @@ def better(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Verdict]
     """The verdicts of two measurements: of each, the higher ratio counts."""
     others = {verdict[:4]: verdict for verdict in second}
     return [max(verdict, others.get(verdict[:4], verdict), key=lambda each: each.now) for verdict in first]
-
-
-def table(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as text."""
-    head = ("workload", "phase", "variant", "against", "recorded", "now", "at least", "verdict")
-    rows = [(*v[:4], *(f"{ratio:.2f}" for ratio in v[4:]), "FELL" if v.fell else "kept") for v in verdicts]
-    return as_text([head, *rows], left=4)

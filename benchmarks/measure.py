@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,7 +103,8 @@ def merged(runs: Sequence[report.TimedRun], peers: Sequence[str]) -> report.Time
         raise ValueError("; ".join(note for run in runs for note in run.notes) or "nothing was measured")
     best: dict[str, timing.Ceilings] = {}
     for found in environments:
-        for dtype, own in report.ceilings_in(found).items():
+        for dtype, figures in found["ceilings"].items():
+            own = timing.Ceilings(*figures)
             best[dtype] = own.or_better(best.get(dtype, own))
     rows = report.with_shares((row for run in runs for row in run.rows), best)
     notes = list(dict.fromkeys(note for run in runs for note in run.notes))
@@ -315,13 +317,8 @@ def _prepare(variant: Any, phase: str) -> Any:
     if backward is None:
         return None
     if phase == "both":
-        return lambda: lambda: backward(forward())
-
-    def prepared() -> Any:
-        state = forward()
-        return lambda: backward(state)
-
-    return prepared
+        return lambda: whole(variant)
+    return lambda: partial(backward, forward())
 
 
 def _tell(text: str) -> None:

@@ -14,21 +14,9 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from benchmarks import aims, plots, static
+from benchmarks import aims, plots, report, static
 from benchmarks.guard import RESULTS
 from benchmarks.options import add_command
-from benchmarks.report import (
-    HEAD,
-    LEGEND,
-    PHASES,
-    TimedRow,
-    TimedRun,
-    cells_of,
-    check_writable,
-    milliseconds,
-    read_json,
-    thread_count,
-)
 from minilm.files import write_text
 from minilm.kernels import roofline
 
@@ -60,9 +48,8 @@ td.text + td.text { white-space: normal; min-width: 10.5rem; }
 tr.total td { font-weight: 600; border-top: 2px solid var(--line); }
 svg { max-width: 100%; height: auto; color: var(--ink); display: block; margin: .6rem 0; }
 details { margin: .3rem 0 1rem; } summary { cursor: pointer; color: var(--quiet); font-size: .92rem; }
-code, pre { font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: var(--soft); }
-code { padding: .1rem .3rem; border-radius: 4px; } pre { padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; }
-nav a { margin-right: 1rem; } a { color: inherit; }
+pre { font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: var(--soft);
+      padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; }
 """
 HOW = """\
 All variants of a workload get the same inputs, which change before every round. Outputs and gradients, those that the
@@ -91,7 +78,7 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """`python -m benchmarks report`"""
     for path in filter(None, (arguments.out, arguments.markdown)):
-        check_writable(path)
+        report.check_writable(path)
     if arguments.plots:
         plots.check(arguments.plots)
     runs, compiled = read_all(arguments.sources)
@@ -108,7 +95,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_all(sources: Iterable[Path]) -> tuple[list[TimedRun], dict[str, Any] | None]:
+def read_all(sources: Iterable[Path]) -> tuple[list[report.TimedRun], dict[str, Any] | None]:
     """The runs in files and folders, and the static tables if one of them holds them (the last counts)."""
     files = []
     for source in sources:
@@ -119,7 +106,7 @@ def read_all(sources: Iterable[Path]) -> tuple[list[TimedRun], dict[str, Any] | 
     for file in files:
         tables = static.read_json(file)
         if tables is None:
-            runs += read_json(file)
+            runs += report.read_json(file)
         compiled = tables or compiled
     if not any(run.rows for run in runs) and compiled is None:
         where = ", ".join(map(str, sources))
@@ -127,13 +114,13 @@ def read_all(sources: Iterable[Path]) -> tuple[list[TimedRun], dict[str, Any] | 
     return runs, compiled
 
 
-def groups(runs: Sequence[TimedRun]) -> dict[tuple[str, str], list[TimedRun]]:
+def groups(runs: Sequence[report.TimedRun]) -> dict[tuple[str, str], list[report.TimedRun]]:
     """The runs that stand beside each other, by device and precision; what was measured again counts once, the last."""
     last = {}
     for number, run in enumerate(runs):
         for row in run.rows:
             last[(run.environment["device"], row.dtype, row.threads, row.workload, row.size)] = number
-    found: dict[tuple[str, str], list[TimedRun]] = {}
+    found: dict[tuple[str, str], list[report.TimedRun]] = {}
     for number, run in enumerate(runs):
         device = run.environment["device"]
         rows = [r for r in run.rows if last[(device, r.dtype, r.threads, r.workload, r.size)] == number]
@@ -152,7 +139,7 @@ def _mean(values: Iterable[float | None]) -> str:
 # ---- the table of ratios
 
 
-def ratios(runs: Sequence[TimedRun]) -> list[list[str]]:
+def ratios(runs: Sequence[report.TimedRun]) -> list[list[str]]:
     """A head, one row per workload, and geometric means: our fastest variant, for each number of threads."""
     rows = [row for run in runs for row in run.rows]
     best = plots.headline(rows)
@@ -161,7 +148,7 @@ def ratios(runs: Sequence[TimedRun]) -> list[list[str]]:
     aimed = not any("cupy" in run.environment for run in runs) and any(aims.aim_of(row) for row in rows)
     head = ["workload", "size", "variant"]
     for count in threads:
-        head += [f"{thread_count(count)}: ms", f"ratio to {against}{' (aim)' if aimed else ''}", "× definition"]
+        head += [f"{report.thread_count(count)}: ms", f"ratio to {against}{' (aim)' if aimed else ''}", "× definition"]
     table = [head]
     for key in dict.fromkeys((row.workload, row.size) for row in best):
         own = [row for row in best if (row.workload, row.size) == key]
@@ -173,7 +160,7 @@ def ratios(runs: Sequence[TimedRun]) -> list[list[str]]:
     return table + _mean_cells(best, threads, aimed) if len(table) > 2 else table
 
 
-def _ratio_cells(title: str, own: Sequence[TimedRow], threads: Sequence[int], aimed: bool) -> list[str]:
+def _ratio_cells(title: str, own: Sequence[report.TimedRow], threads: Sequence[int], aimed: bool) -> list[str]:
     """One line of the table of ratios, from a row for each number of threads."""
     cells = [title, own[0].size, " / ".join(dict.fromkeys(row.variant for row in own))]
     for count in threads:
@@ -183,11 +170,11 @@ def _ratio_cells(title: str, own: Sequence[TimedRow], threads: Sequence[int], ai
             continue
         ratio = aims.beside(row.ratio, aims.aim_of(row) if aimed else None)
         speedup = "" if row.ratio_to_definition is None else f"{row.ratio_to_definition:.2f}"
-        cells += [milliseconds(row.p50_ms), ratio, speedup]
+        cells += [report.milliseconds(row.p50_ms), ratio, speedup]
     return cells
 
 
-def _mean_cells(best: Sequence[TimedRow], threads: Sequence[int], aimed: bool) -> list[list[str]]:
+def _mean_cells(best: Sequence[report.TimedRow], threads: Sequence[int], aimed: bool) -> list[list[str]]:
     """The last lines of the table of ratios: the mean of all, and of layers and steps where all of them are there."""
     total, wholes = ["geometric mean", "", ""], ["geometric mean of layers and steps", "", ""]
     for count in threads:
@@ -198,7 +185,7 @@ def _mean_cells(best: Sequence[TimedRow], threads: Sequence[int], aimed: bool) -
     return [wholes, total] if aimed and any(wholes[3:]) else [total]
 
 
-def markdown(runs: Sequence[TimedRun]) -> str:
+def markdown(runs: Sequence[report.TimedRun]) -> str:
     """The table of ratios of each group, for a README."""
     parts = []
     for (device, dtype), own in groups(runs).items():
@@ -213,7 +200,7 @@ def markdown(runs: Sequence[TimedRun]) -> str:
 # ---- the page
 
 
-def page(runs: Sequence[TimedRun], compiled: dict[str, Any] | None = None) -> str:
+def page(runs: Sequence[report.TimedRun], compiled: dict[str, Any] | None = None) -> str:
     """The whole page as text."""
     parts = ["<h1>minilm benchmarks</h1>", f"<p>{html.escape(HOW)}</p>"]
     if importlib.util.find_spec("matplotlib") is None:
@@ -231,7 +218,7 @@ def page(runs: Sequence[TimedRun], compiled: dict[str, Any] | None = None) -> st
     )
 
 
-def _group(device: str, dtype: str, runs: Sequence[TimedRun]) -> list[str]:
+def _group(device: str, dtype: str, runs: Sequence[report.TimedRun]) -> list[str]:
     """One device and precision: the overview, where it was measured, each workload, the roofline."""
     pictures = _pictures(runs)
     rows = [row for run in runs for row in run.rows]
@@ -249,7 +236,7 @@ def _group(device: str, dtype: str, runs: Sequence[TimedRun]) -> list[str]:
     parts += [f"<p class=quiet>{html.escape(note)}</p>" for note in notes]
     rooflines = {name: picture for name, picture in pictures.items() if name.startswith("roofline")}
     for name in dict.fromkeys(row.workload for row in rows):
-        own = sorted((r for r in rows if r.workload == name), key=lambda r: (r.threads, PHASES.index(r.phase)))
+        own = sorted((r for r in rows if r.workload == name), key=lambda r: (r.threads, report.PHASES.index(r.phase)))
         parts.append(f"<h3>{html.escape(name)}</h3>")
         parts += [picture for kind in ("bars", "scaling") if (picture := pictures.get(f"{kind}-{name}"))]
         parts.append(_details(own))
@@ -263,7 +250,7 @@ def _group(device: str, dtype: str, runs: Sequence[TimedRun]) -> list[str]:
     return parts
 
 
-def _pictures(runs: Sequence[TimedRun]) -> dict[str, str]:
+def _pictures(runs: Sequence[report.TimedRun]) -> dict[str, str]:
     if importlib.util.find_spec("matplotlib") is None:
         return {}
     return {name: plots.inline(figure) for name, figure in plots.figures(runs)}
@@ -284,17 +271,17 @@ def _table(rows: Sequence[Sequence[str]], left: int = 1, total: bool = False) ->
     return f"<div class=wide><table>{line(rows[0], 'th')}{''.join(body)}</table></div>"
 
 
-def _details(rows: Sequence[TimedRow]) -> str:
+def _details(rows: Sequence[report.TimedRow]) -> str:
     """All numbers of one workload, folded away."""
     table = []
     for key in dict.fromkeys((row.size, row.threads) for row in rows):
         own = [row for row in rows if (row.size, row.threads) == key]
-        table += [[key[0], str(key[1]), *cells] for cells in cells_of(own)]
-    shown = _table([["size", "threads", *HEAD], *table], left=4)
-    return f"<details><summary>all numbers</summary>{shown}<p class=quiet>{html.escape(LEGEND)}</p></details>"
+        table += [[key[0], str(key[1]), *cells] for cells in report.cells_of(own)]
+    shown = _table([["size", "threads", *report.HEAD], *table], left=4)
+    return f"<details><summary>all numbers</summary>{shown}<p class=quiet>{html.escape(report.LEGEND)}</p></details>"
 
 
-def _environments(runs: Sequence[TimedRun]) -> str:
+def _environments(runs: Sequence[report.TimedRun]) -> str:
     """The machine of each run, one column per run."""
     keys = dict.fromkeys(key for run in runs for key in run.environment)
     rows = [["", *(f"run {n}" for n in range(1, len(runs) + 1))]]
@@ -313,7 +300,7 @@ def _static(compiled: dict[str, Any]) -> list[str]:
     return [*parts, f"<p class=quiet>{html.escape(roofline.PEAKS)}:</p><ul class=quiet>{peaks}</ul>"]
 
 
-def _repeat(runs: Sequence[TimedRun], compiled: dict[str, Any] | None) -> list[str]:
+def _repeat(runs: Sequence[report.TimedRun], compiled: dict[str, Any] | None) -> list[str]:
     """The commands that measure the same again."""
     lines = []
     for (_, dtype), own in groups(runs).items():

@@ -91,17 +91,15 @@ def figures(runs: Sequence[TimedRun]) -> Iterator[tuple[str, Any]]:
     import matplotlib.pyplot as plt
 
     rows = [row for run in runs for row in run.rows]
-    drawn = [("overview", lambda: _overview(plt, rows))]
+    drawn = [("overview", _overview, rows)]
     for name in dict.fromkeys(row.workload for row in rows):
         own = [row for row in rows if row.workload == name]
-        if len({row.size for row in own}) > 1:
-            drawn.append((f"scaling-{name}", lambda own=own: _scaling(plt, own)))
-        else:
-            drawn.append((f"bars-{name}", lambda own=own: _bars(plt, own)))
-    drawn += [(f"roofline{_suffix(runs, run)}", lambda run=run: _roofline(plt, run)) for run in runs]
+        kind, draw = ("scaling", _scaling) if len({row.size for row in own}) > 1 else ("bars", _bars)
+        drawn.append((f"{kind}-{name}", draw, own))
+    drawn += [(f"roofline{_suffix(runs, run)}", _roofline, run) for run in runs]
     with matplotlib.rc_context(STYLE):
-        for name, draw in drawn:
-            figure = draw()
+        for name, draw, shown in drawn:
+            figure = draw(plt, shown)
             if figure is not None:
                 yield name, figure
                 plt.close(figure)
@@ -140,7 +138,7 @@ def _overview(plt: Any, rows: Sequence[TimedRow]) -> Any:
     best = [row for row in best if row.size == one_size[row.workload]]
     names, threads = list(dict.fromkeys(row.workload for row in best)), sorted({row.threads for row in best})
     against = {row.against for row in best}
-    if against == {"definition"} or not best:
+    if against == {"definition"}:
         best = [row._replace(ratio=row.ratio_to_definition or 1.0) for row in best]
     figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.2 * len(names) * max(2, len(threads))), layout="constrained")
     height = 0.76 / len(threads)

@@ -122,11 +122,6 @@ def ceilings_out(best: Mapping[str, Ceilings]) -> dict[str, Any]:
     }
 
 
-def ceilings_in(environment: Mapping[str, Any]) -> dict[str, Ceilings]:
-    """The ceilings that an environment of a measuring process holds, by precision."""
-    return {dtype: Ceilings(*own) for dtype, own in environment["ceilings"].items()}
-
-
 def _share(rate: float | None, ceiling: float) -> float | None:
     return None if rate is None else rate / ceiling
 

@@ -29,11 +29,7 @@ from minilm.kernels.gate import rules, tables
 ARCH = 80
 FORMAT = "minilm static tables, version 1"
 COMPILED = f"Compiled for sm_{ARCH}, not run"
-COLUMNS: tuple[tables.Column, ...] = (
-    *tables.COMPARED[:2],
-    ("instructions", lambda f: f.instructions),
-    *tables.COMPARED[2:],
-)
+COLUMNS = (*tables.COMPARED[:2], ("instructions", lambda f: f.instructions), *tables.COMPARED[2:])
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:

@@ -219,17 +219,10 @@ def ceilings(xp: Any, clock: Any, dtype: str = "float32") -> Ceilings:
     target = xp.empty_like(source)
     a, b = (rng.standard_normal((size, size), dtype=np.float32).astype(dtype) for _ in range(2))
     if xp is np:
-        arrays = 2
-
-        def copy() -> None:
-            target[...] = source
-
+        arrays, copy = 2, lambda: np.copyto(target, source)
     else:
-        arrays, other = 3, source[::-1].copy()
-
-        def copy() -> None:
-            triad(target, source, other, 0.5)
-
+        other = source[::-1].copy()
+        arrays, copy = 3, lambda: triad(target, source, other, 0.5)
     copy(), a @ b
     copy_seconds = min(clock.seconds(copy) for _ in range(5))
     product_seconds = min(clock.seconds(lambda: a @ b) for _ in range(5))

@@ -9,6 +9,7 @@ In Triton's interpreter (`Setting.interpret`) nothing is timed: a choice is give
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -37,10 +38,7 @@ def _blocks(*choices: tuple[int, int]) -> list[triton.Config]:
 
 WHOLE_ROWS = [triton.Config({}, num_warps=warps) for warps in (4, 2, 8, 16)]  # the block is the row
 CHOICES = {
-    "softmax_forward": WHOLE_ROWS,
-    "softmax_backward": WHOLE_ROWS,
-    "layer_norm_forward": WHOLE_ROWS,
-    "layer_norm_backward": WHOLE_ROWS,
+    **{f"{op}_{part}": WHOLE_ROWS for op in ("softmax", "layer_norm") for part in ("forward", "backward")},
     "layer_norm_sum_parts": [
         triton.Config({"BLOCK_P": 32, "BLOCK_N": 32}, num_warps=4),
         triton.Config({"BLOCK_P": 128, "BLOCK_N": 16}, num_warps=8),
@@ -173,15 +171,12 @@ def attention(
     known = {"D": D, "CAUSAL": causal}
     scale = D**-0.5
 
-    def per_queries(meta: dict[str, Any]) -> tuple[int, int]:
-        return triton.cdiv(T, meta["BLOCK_Q"]), B * H
-
-    def per_keys(meta: dict[str, Any]) -> tuple[int, int]:
-        return triton.cdiv(T, meta["BLOCK_K"]), B * H
+    def programs(block: str) -> Callable[[dict[str, Any]], tuple[int, int]]:
+        return lambda meta: (triton.cdiv(T, meta[block]), B * H)
 
     def forward() -> tuple[Any, Any]:
         y, lse = torch.empty_like(a), torch.empty((B, H, T), dtype=torch.float32, device=a.device)
-        kernel("attention_forward")[per_queries](a, b, c, y, lse, scale, T, **known)
+        kernel("attention_forward")[programs("BLOCK_Q")](a, b, c, y, lse, scale, T, **known)
         return y, (y, lse)
 
     def backward(slope: Any, saved: Any) -> tuple[Any, Any, Any]:
@@ -190,8 +185,8 @@ def attention(
         delta_kernel = _launcher(setting, "D")("attention_delta")
         delta_kernel[lambda meta: (triton.cdiv(B * H * T, meta["BLOCK"]),)](y, slope, delta, B * H * T, D=D)
         inputs = (a, b, c, slope, lse, delta)
-        kernel("attention_backward_dkdv")[per_keys](*inputs, dk, dv, scale, T, **known)
-        kernel("attention_backward_dq")[per_queries](*inputs, dq, scale, T, **known)
+        kernel("attention_backward_dkdv")[programs("BLOCK_K")](*inputs, dk, dv, scale, T, **known)
+        kernel("attention_backward_dq")[programs("BLOCK_Q")](*inputs, dq, scale, T, **known)
         return dq, dk, dv
 
     return pair(forward, backward, slope)
