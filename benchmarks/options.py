@@ -39,13 +39,10 @@ def add_measuring(parser: argparse.ArgumentParser, threads: str = "1") -> None:
 
 
 def _threads(text: str) -> list[int]:
-    try:
-        counts = [int(count) for count in text.split(",")]
-        if min(counts) < 1:
-            raise ValueError
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers of at least 1, by commas") from None
-    return list(dict.fromkeys(counts))
+    counts = text.split(",")
+    if not all(count.strip().isdecimal() and int(count) > 0 for count in counts):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers of at least 1, by commas")
+    return list(dict.fromkeys(map(int, counts)))
 
 
 def _peers(text: str) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import geometric_mean
@@ -116,17 +115,17 @@ def read_all(sources: Iterable[Path]) -> tuple[list[report.TimedRun], dict[str, 
 
 def groups(runs: Sequence[report.TimedRun]) -> dict[tuple[str, str], list[report.TimedRun]]:
     """The runs that stand beside each other, by device and precision; what was measured again counts once, the last."""
-    last = {}
-    for number, run in enumerate(runs):
-        for row in run.rows:
-            last[(run.environment["device"], row.dtype, row.threads, row.workload, row.size)] = number
+
+    def place(run: report.TimedRun, row: report.TimedRow) -> tuple[Any, ...]:
+        return run.environment["device"], row.dtype, row.threads, row.workload, row.size
+
+    last = {place(run, row): number for number, run in enumerate(runs) for row in run.rows}
     found: dict[tuple[str, str], list[report.TimedRun]] = {}
     for number, run in enumerate(runs):
-        device = run.environment["device"]
-        rows = [r for r in run.rows if last[(device, r.dtype, r.threads, r.workload, r.size)] == number]
+        rows = [row for row in run.rows if last[place(run, row)] == number]
         for dtype in dict.fromkeys(row.dtype for row in rows):
             own = run._replace(rows=[row for row in rows if row.dtype == dtype])
-            found.setdefault((device, dtype), []).append(own)
+            found.setdefault((run.environment["device"], dtype), []).append(own)
     return found
 
 
@@ -203,7 +202,7 @@ def markdown(runs: Sequence[report.TimedRun]) -> str:
 def page(runs: Sequence[report.TimedRun], compiled: dict[str, Any] | None = None) -> str:
     """The whole page as text."""
     parts = ["<h1>minilm benchmarks</h1>", f"<p>{html.escape(HOW)}</p>"]
-    if importlib.util.find_spec("matplotlib") is None:
+    if not plots.available():
         parts.append(f"<p class=quiet>This page has no pictures: {html.escape(plots.MISSING)}.</p>")
     for (device, dtype), own in groups(runs).items():
         parts += _group(device, dtype, own)
@@ -220,10 +219,9 @@ def page(runs: Sequence[report.TimedRun], compiled: dict[str, Any] | None = None
 
 def _group(device: str, dtype: str, runs: Sequence[report.TimedRun]) -> list[str]:
     """One device and precision: the overview, where it was measured, each workload, the roofline."""
-    pictures = _pictures(runs)
+    pictures = {name: plots.inline(figure) for name, figure in plots.figures(runs)} if plots.available() else {}
     rows = [row for run in runs for row in run.rows]
-    title = f"{device}, {dtype}"
-    parts = [f"<h2>{html.escape(title)}</h2>", pictures.pop("overview", "")]
+    parts = [f"<h2>{html.escape(f'{device}, {dtype}')}</h2>", pictures.pop("overview", "")]
     parts.append(_table(ratios(runs), left=3, total=True))
     parts.append(
         "<p class=quiet>Our fastest variant of each workload, forward and backward together. Ratio: time of the peer / "
@@ -248,12 +246,6 @@ def _group(device: str, dtype: str, runs: Sequence[report.TimedRun]) -> list[str
         )
         parts += rooflines.values()
     return parts
-
-
-def _pictures(runs: Sequence[report.TimedRun]) -> dict[str, str]:
-    if importlib.util.find_spec("matplotlib") is None:
-        return {}
-    return {name: plots.inline(figure) for name, figure in plots.figures(runs)}
 
 
 def _table(rows: Sequence[Sequence[str]], left: int = 1, total: bool = False) -> str:

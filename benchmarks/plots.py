@@ -52,9 +52,13 @@ STYLE = {
 MISSING = 'matplotlib is not installed; pip install matplotlib, or the extra: pip install "minilm[plot]"'
 
 
+def available() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def check(folder: Path) -> None:
     """ValueError where pictures cannot be drawn, or not written there: known before anything is measured."""
-    if importlib.util.find_spec("matplotlib") is None:
+    if not available():
         raise ValueError(f"--plots: {MISSING}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
