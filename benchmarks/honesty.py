@@ -1,10 +1,5 @@
 """Guards of honest figures: results are compared before, between and after times are taken, on inputs that change.
 
-    watch = Watch(workload, setting)
-    watch.verify()                           everything is computed once and compared: before anything is timed
-    watch.next_inputs()                      other inputs, for all variants
-    watch.check(prepared, phase, clock)      every variant through the clock, as it is timed; its very results compared
-
 Nothing here knows a trick by name. The rules, each of which a variant breaks only by not doing the work in the time:
 
     right         within the tolerance of the reference, for the inputs at hand, other ones in each round; numbers only;

@@ -1,7 +1,5 @@
 """Which kernels a call launches, and how long each takes on the GPU.
 
-    table = measure(run, cupy)
-
 PyTorch's profiler, where it is installed and sees the GPU, records every kernel of the process, CuPy's and the
 libraries' included. Elsewhere events are put around the launches of our own kernels, and the rest is left unnamed.
 """

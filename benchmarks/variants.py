@@ -173,15 +173,8 @@ class Setting(NamedTuple):
     def torch_device(self) -> str:
         return "cpu" if self.xp is np else "cuda"
 
-    def jax(self) -> Any:
-        """JAX, or None: it is compared in float32 on the CPU."""
-        return self._float32_on_the_cpu("jax")
-
-    def gensim(self) -> Any:
-        """gensim, or None; its arithmetic is float32 on the CPU."""
-        return self._float32_on_the_cpu("gensim")
-
-    def _float32_on_the_cpu(self, peer: str) -> Any:
+    def on_the_cpu(self, peer: str) -> Any:
+        """The library `peer`, JAX or gensim, or None: they are compared in float32 on the CPU."""
         if peer not in self.peers or self.xp is not np or self.dtype != "float32":
             return None
         try:

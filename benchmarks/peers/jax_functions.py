@@ -18,7 +18,7 @@ def variant(
     setting: Setting, function: Callable[..., Any], inputs: Sequence[Any], dy: Any, constants: Sequence[Any] = ()
 ) -> Variant:
     """y = function(*inputs, *constants) and the gradients of the inputs from dy (1 for a scalar y)."""
-    jax = setting.jax()
+    jax = setting.on_the_cpu("jax")
     arrays, fixed = copies(setting, jax, inputs), copies(setting, jax, constants)
     gradient = copies(setting, jax, [dy if hasattr(dy, "shape") else inputs[0].dtype.type(1)])
 

@@ -13,7 +13,7 @@ from minilm.backend import to_numpy
 
 def gpt_step(setting: Setting, model: Any, batch: Any) -> Variant:
     """One AdamW step of the preset `gpt` with a learning rate of 0. Compared: the loss and the gradients."""
-    jax = setting.jax()
+    jax = setting.on_the_cpu("jax")
     device = jax.devices("cpu")[0]
     weights = {name: jax.device_put(to_numpy(array), device) for name, array in model.parameters().items()}
     texts = copies(setting, jax, [batch.ids, batch.targets])

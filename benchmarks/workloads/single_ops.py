@@ -59,7 +59,7 @@ def _workload(
             lambda y: library.autograd.grad(y, leaves, gradient),
             lambda y: y,
         )
-    if compiler := setting.jax():
+    if compiler := setting.on_the_cpu("jax"):
         variants["jax"] = jax_functions.variant(setting, partial(jax, compiler), inputs, dy, fixed)
     if (triton := setting.triton()) and op in triton.OPS:
         served = triton.OPS[op](setting, *args, dy, **options)

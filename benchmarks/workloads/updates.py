@@ -128,7 +128,7 @@ def word2vec(
         weight = options.negatives / options.shared
         start = [setting.tensor(torch, table) for table in (w_in, w_out)]
         variants["torch"] = pytorch.skip_gram(torch, start, pairs, weight, options.lr)
-    if gensim := setting.gensim():
+    if gensim := setting.on_the_cpu("gensim"):
         variants["gensim"] = gensim_model.epoch(gensim, ids, vocabulary, width, window, options.negatives)
     count = texts * len(skip_gram.pairs(ids[:1], window)[0])
     size = f"{count} pairs, vocabulary {vocabulary}, width {width}, window {window}"
