@@ -76,10 +76,8 @@ class Watch:
 
     def _places(self) -> list[int]:
         """How far those inputs are shifted that look the same in no two places: of many numbers, none like another."""
-        large = [
-            shared for shared in self.inputs.shared if shared.array.dtype.kind != "i" and shared.array.size >= MANY
-        ]
-        return [shared.steps % shared.array.size for shared in large]
+        large = [each for each in self.inputs.shared if each.array.dtype.kind != "i" and each.array.size >= MANY]
+        return [each.steps % each.array.size for each in large]
 
     def verify(self) -> None:
         """Compare outputs and gradients of all variants, called as they come."""
@@ -139,16 +137,15 @@ class Watch:
         if len(found) != len(wanted):
             raise Refused(f"{self.workload.name}: {name} gives {len(found)} arrays, expected are {len(wanted)}")
         for number, (got, want) in enumerate(zip(found, wanted, strict=True)):
+            result = f"{self.workload.name}: result {number} of {name}"
             if got.shape != want.shape:
-                raise Refused(
-                    f"{self.workload.name}: result {number} of {name} has shape {got.shape}, expected is {want.shape}"
-                )
+                raise Refused(f"{result} has shape {got.shape}, expected is {want.shape}")
             error = difference(self.setting.xp, got, want)
             if not error <= self.workload.tolerance:
                 limit = self.workload.tolerance
                 means = f"differs by {error:.1e} of its largest number from the right result, tolerated are {limit:.0e}"
                 means = "holds NaN or infinity" if np.isnan(error) else means
-                raise Refused(f"{self.workload.name}: result {number} of {name} {means}; nothing is recorded")
+                raise Refused(f"{result} {means}; nothing is recorded")
 
     def _left_alone(self, name: str) -> None:
         """Refused for a variant that changed what is not its own: an input, or the clock."""

@@ -196,8 +196,7 @@ def measure(job: Job, xp: Any, threads: int) -> tuple[report.TimedRun, list[str]
     clock = timing.HostClock() if xp is np else timing.DeviceClock(xp)
     work = [Work(*item) if len(item) > 2 else Work(*item, job.dtype) for item in job.work]
     _tell("measuring what this machine reaches at best")
-    dtypes = dict.fromkeys(item.dtype for item in work)
-    best = {dtype: timing.ceilings(xp, clock, dtype) for dtype in dtypes}
+    best = {dtype: timing.ceilings(xp, clock, dtype) for dtype in dict.fromkeys(item.dtype for item in work)}
     rows, failed = [], []
     for name, sizes, dtype in work:
         measured, status = [], records.PASSED

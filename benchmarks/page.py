@@ -228,8 +228,7 @@ def _group(device: str, dtype: str, runs: Sequence[report.TimedRun]) -> list[str
         "our time, above 1 we are faster; in brackets what it should be at least, and by how much it is missed. "
         "× definition: how much faster than the plain text of the operation.</p>"
     )
-    parts.append("<h3>Where and when</h3>")
-    parts.append(_environments(runs))
+    parts += ["<h3>Where and when</h3>", _environments(runs)]
     notes = dict.fromkeys(note for run in runs for note in run.notes)
     parts += [f"<p class=quiet>{html.escape(note)}</p>" for note in notes]
     rooflines = {name: picture for name, picture in pictures.items() if name.startswith("roofline")}
@@ -239,10 +238,9 @@ def _group(device: str, dtype: str, runs: Sequence[report.TimedRun]) -> list[str
         parts += [picture for kind in ("bars", "scaling") if (picture := pictures.get(f"{kind}-{name}"))]
         parts.append(_details(own))
     if rooflines:
-        parts.append("<h3>Roofline</h3>")
         parts.append(
-            "<p class=quiet>Forwards under this machine's own ceilings, a plain copy and a matrix product, measured in "
-            "the same process. Points above the slope worked in the cache.</p>"
+            "<h3>Roofline</h3><p class=quiet>Forwards under this machine's own ceilings, a plain copy and a matrix "
+            "product, measured in the same process. Points above the slope worked in the cache.</p>"
         )
         parts += rooflines.values()
     return parts

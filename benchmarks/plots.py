@@ -167,9 +167,8 @@ def _overview(plt: Any, rows: Sequence[TimedRow]) -> Any:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x")
-    peer = " / ".join(sorted(against))
     axes.set_xlabel(
-        f"time of {peer} / our time (right of 1: we are faster)\n"
+        f"time of {' / '.join(sorted(against))} / our time (right of 1: we are faster)\n"
         f"lines: 20th to 80th percentile, drawn to at most {LONGEST} times the median"
     )
     for lane, count in enumerate(threads):

@@ -150,7 +150,6 @@ def interleave(
     prepared: Mapping[str, Callable[[], Callable[[], Any]]],
     clock: Any,
     budget: float,
-    seed: int = 0,
     settle: float = 0.0,
     next_inputs: Callable[[], None] = lambda: None,
     check: Callable[[], None] = lambda: None,
@@ -167,7 +166,7 @@ def interleave(
     check()
     once = sum(clock.seconds(prepared[name]()) for name in names)
     rounds = int(min(MOST_ROUNDS, max(LEAST_ROUNDS, budget / max(once + settle * len(names), 1e-9))))
-    rng, seconds = np.random.default_rng(seed), {name: [] for name in names}
+    rng, seconds = np.random.default_rng(0), {name: [] for name in names}
     between = np.random.default_rng().integers(1, rounds)  # nobody knows when
     gc.collect()
     gc.disable()

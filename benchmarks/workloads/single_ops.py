@@ -81,13 +81,9 @@ def softmax(setting: Setting, rows: int = 4096, columns: int = 1024) -> Workload
 def layer_norm(setting: Setting, rows: int = 4096, columns: int = 512) -> Workload:
     x, gain, bias = setting.draw(rows, columns), setting.draw(columns), setting.draw(columns)
     dy = setting.draw(rows, columns, scale=0.5)
-
-    def torch_norm(torch: Any, a: Any, g: Any, b: Any) -> Any:
-        return torch.nn.functional.layer_norm(a, (columns,), g, b)
-
+    peers = (lambda torch, a, g, b: torch.nn.functional.layer_norm(a, (columns,), g, b)), jax_functions.layer_norm
     amounts, size = (2 * x.nbytes, 8 * x.size, 4 * x.nbytes, 20 * x.size), f"{rows} x {columns}"
-    args = (x, gain, bias)
-    return _workload(setting, "layer_norm", size, args, dy, amounts, torch_norm, jax_functions.layer_norm)
+    return _workload(setting, "layer_norm", size, (x, gain, bias), dy, amounts, *peers)
 
 
 def gelu(setting: Setting, rows: int = 2048, columns: int = 2048, approximate: str = "none") -> Workload:
