@@ -1,8 +1,6 @@
 """Benchmarks: the definitions, the tuned versions and the frameworks side by side, checked before they are timed.
 
-    python -m benchmarks attention               one workload
-    python -m benchmarks all --against torch     everything, with PyTorch as a peer where it is installed
-    python -m benchmarks --help                  all options, and the commands static, report, profile and guard
+    python -m benchmarks --help
 
 `workloads` says what is compared, on which `inputs`, and `peers` has the frameworks' versions; `measure` is the process
 that verifies and times (`timing`, `memory`) and believes nothing (`honesty`); `gpu_work` has the sizes for a GPU;

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import guard, page, plots, profile, report, static
 from benchmarks.gpu_work import Work, work_on
 from benchmarks.measure import Job, scaled_sizes, start
-from benchmarks.options import COMMANDS, PROGRAM, add_measuring, checked_names, checked_sizes
+from benchmarks.options import COMMANDS, PROGRAM, add_command, add_measuring, checked_names, checked_sizes
 from benchmarks.workloads import WORKLOADS
 
 USAGE = f"""
@@ -46,10 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=PROGRAM)
     commands = parser.add_subparsers(required=True)
     _add_measure(commands)
-    static.add_arguments(commands)
-    page.add_arguments(commands)
-    profile.add_arguments(commands)
-    guard.add_arguments(commands)
+    for command in (static, page, profile, guard):
+        command.add_arguments(commands)
     arguments = parser.parse_args(argv, argparse.Namespace(argv=argv if argv[0] in COMMANDS else argv[1:]))
     try:
         return arguments.main(arguments)
@@ -65,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _add_measure(commands: argparse._SubParsersAction) -> None:
-    shown = {"prog": PROGRAM, "usage": USAGE, "description": ABOUT, "epilog": EXAMPLES}
-    parser = commands.add_parser("measure", formatter_class=argparse.RawDescriptionHelpFormatter, **shown)
+    parser = add_command(commands, "measure", ABOUT, _measure, EXAMPLES)
+    parser.prog, parser.usage = PROGRAM, USAGE
     parser.add_argument("names", nargs="+", metavar="NAME", help="workloads, or all")
     add_measuring(parser)
     parser.set_defaults(dtype=None, seconds=None)
@@ -84,7 +82,6 @@ def _add_measure(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--plots", metavar="FOLDER", type=Path, help="draw bars, scaling and roofline, PNG and SVG (needs matplotlib)"
     )
-    parser.set_defaults(main=_measure)
 
 
 def _measure(arguments: argparse.Namespace) -> int:

@@ -5,17 +5,13 @@
 
 Sizes follow what the literature measures, so that published figures stand beside them: rows of softmax from 1k to 32k,
 cross-entropy over GPT-2's vocabulary, attention over 16 heads of 64 and 128, decoding against 32k keys. What is not
-listed runs at the workload's own sizes. `held_bytes` bounds what each entry holds on the device: MOST_BYTES at most.
+listed runs at the workload's own sizes.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
-MOST_BYTES = 60e9
-COPIES = 30  # arrays of the largest size: inputs, what they held at first, peers' copies, results, temporaries
-SCORES = 10  # arrays of attention's scores that its definition holds
 HALVES = ("float16", "bfloat16")
 
 
@@ -101,17 +97,3 @@ def work_on(device: str, names: list[str], dtype: str | None, quick: bool) -> li
         own = [work for work in listed if work.name == name and dtype in (None, work.dtype)]
         found += own or [Work(name, TINY[name] if quick else [], dtype or "float32")]
     return found
-
-
-def held_bytes(work: Work) -> float:
-    """At most so many bytes on the device at a time."""
-    item = {"float64": 8, "float32": 4}.get(work.dtype, 2)
-    sizes = work.sizes
-    if work.name.startswith("attention"):
-        B, H, T, D = sizes
-        scores = min(4 * B * H * T * T, max(1 << 30, 4 * T * T))  # of all heads, or of the one that is compared
-        return COPIES * item * B * H * T * D + SCORES * scores
-    if work.name == "decode":
-        B, H, Hkv, T, D = sizes
-        return COPIES * item * B * Hkv * T * D + SCORES * 4 * B * H * T
-    return COPIES * item * math.prod(sizes) if sizes else 0.0

@@ -18,12 +18,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.measure import PEERS, Job, start
-from benchmarks.options import add_measuring, checked_names
-from benchmarks.report import TimedRow, TimedRun, as_text, check_writable, print_run, read_json, write_json
+from benchmarks.measure import Job, peer_of, start
+from benchmarks.options import add_command, add_measuring, checked_names
+from benchmarks.report import (
+    TimedRow,
+    TimedRun,
+    as_text,
+    check_writable,
+    print_run,
+    read_json,
+    thread_count,
+    write_json,
+)
+from minilm import checks
 
 RESULTS = Path(__file__).parent / "results"
-TOLERANCE = 0.1
 EXAMPLES = """\
 examples:
   python -m benchmarks guard                         all that is recorded, with 1 and 2 threads
@@ -50,27 +59,13 @@ class Verdict(NamedTuple):
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """The subcommand of `python -m benchmarks`."""
-    parser = commands.add_parser(
-        "guard", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = add_command(commands, "guard", __doc__, main, EXAMPLES)
     parser.add_argument("names", nargs="*", metavar="NAME", help="workloads (default: all that are recorded)")
     add_measuring(parser, threads="1,2")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: benchmarks/results")
     parser.add_argument("--record", action="store_true", help="record instead of comparing")
-    parser.add_argument(
-        "--tolerance", type=_fraction, default=TOLERANCE, help=f"share that a ratio may lose (default: {TOLERANCE})"
-    )
-    parser.set_defaults(main=main)
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-        if not 0 <= value < 1:
-            raise ValueError
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to less than 1, as 0.1") from None
-    return value
+    about = "share that a ratio may lose (default: %(default)s)"
+    parser.add_argument("--tolerance", type=float, default=0.1, help=about)
 
 
 def file_of(folder: Path, dtype: str, threads: int) -> Path:
@@ -80,6 +75,7 @@ def file_of(folder: Path, dtype: str, threads: int) -> Path:
 
 def main(arguments: argparse.Namespace) -> int:
     """`python -m benchmarks guard`: 0, or 1 where a ratio fell or a workload failed."""
+    checks.number("--tolerance", arguments.tolerance, below=1)
     return (_record if arguments.record else _compare)(arguments)
 
 
@@ -133,10 +129,12 @@ def _compare(arguments: argparse.Namespace) -> int:
             print(f"measuring again: {', '.join(again)}", file=sys.stderr)
             second, _ = _run(arguments, again, threads, memory=False)
             verdicts = better(verdicts, compare(recorded, second.rows, arguments.tolerance))
-        print(f"{arguments.dtype}, {threads} thread{'s' if threads > 1 else ''}, recorded in {path.name}")
+        print(f"{arguments.dtype}, {thread_count(threads)}, recorded in {path.name}")
         for note in run.notes:
             print(note)
-        print(table(verdicts), end="\n\n")
+        head = ("workload", "phase", "variant", "against", "recorded", "now", "at least", "verdict")
+        table = [(*v[:4], *(f"{ratio:.2f}" for ratio in v[4:]), "FELL" if v.fell else "kept") for v in verdicts]
+        print(as_text([head, *table], left=4), end="\n\n")
         failed = failed or not good
         fell = fell or any(verdict.fell for verdict in verdicts)
     if fell:
@@ -144,23 +142,18 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 1 if fell or failed else 0
 
 
-def is_ours(variant: str) -> bool:
-    """Whether a variant is this project's, and no peer's."""
-    return not variant.startswith(tuple(PEERS))
-
-
 def compare(recorded: Sequence[TimedRow], now: Sequence[TimedRow], tolerance: float) -> list[Verdict]:
     """The ratio of our fastest recorded variant in each workload and phase, then and now."""
     verdicts = []
     for key in dict.fromkeys((row.workload, row.size, row.phase) for row in recorded):
-        then = {r.variant: r for r in recorded if (r.workload, r.size, r.phase) == key and is_ours(r.variant)}
+        then = {r.variant: r for r in recorded if (r.workload, r.size, r.phase) == key and not peer_of(r.variant)}
         fresh = {r.variant: r for r in now if (r.workload, r.size, r.phase) == key}
         best = min(then.values(), key=lambda row: row.p50_ms)
         if not fresh or best.variant == best.against:
             continue  # not asked for, or only the definition: there is nothing to hold it to
         own = fresh.get(best.variant)
         if own is None:  # a tuned version that no longer serves these arguments: what runs in its place?
-            own = min((r for r in fresh.values() if is_ours(r.variant)), key=lambda row: row.p50_ms)
+            own = min((r for r in fresh.values() if not peer_of(r.variant)), key=lambda row: row.p50_ms)
         if own.against == best.against:
             old, least, new = best.ratio, best.ratio_p20, own.ratio
         elif best.ratio_to_definition is None or own.ratio_to_definition is None:
@@ -177,10 +170,3 @@ def better(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Verdict]
     """The verdicts of two measurements: of each, the higher ratio counts."""
     others = {verdict[:4]: verdict for verdict in second}
     return [max(verdict, others.get(verdict[:4], verdict), key=lambda each: each.now) for verdict in first]
-
-
-def table(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as text."""
-    head = ("workload", "phase", "variant", "against", "recorded", "now", "at least", "verdict")
-    rows = [(*v[:4], *(f"{ratio:.2f}" for ratio in v[4:]), "FELL" if v.fell else "kept") for v in verdicts]
-    return as_text([head, *rows], left=4)

@@ -1,10 +1,5 @@
 """Guards of honest figures: results are compared before, between and after times are taken, on inputs that change.
 
-    watch = Watch(workload, setting)
-    watch.verify()                           everything is computed once and compared: before anything is timed
-    watch.next_inputs()                      other inputs, for all variants
-    watch.check(prepared, phase, clock)      every variant through the clock, as it is timed; its very results compared
-
 Nothing here knows a trick by name. The rules, each of which a variant breaks only by not doing the work in the time:
 
     right         within the tolerance of the reference, for the inputs at hand, other ones in each round; numbers only;
@@ -81,10 +76,8 @@ class Watch:
 
     def _places(self) -> list[int]:
         """How far those inputs are shifted that look the same in no two places: of many numbers, none like another."""
-        large = [
-            shared for shared in self.inputs.shared if shared.array.dtype.kind != "i" and shared.array.size >= MANY
-        ]
-        return [shared.steps % shared.array.size for shared in large]
+        large = [each for each in self.inputs.shared if each.array.dtype.kind != "i" and each.array.size >= MANY]
+        return [each.steps % each.array.size for each in large]
 
     def verify(self) -> None:
         """Compare outputs and gradients of all variants, called as they come."""
@@ -144,16 +137,15 @@ class Watch:
         if len(found) != len(wanted):
             raise Refused(f"{self.workload.name}: {name} gives {len(found)} arrays, expected are {len(wanted)}")
         for number, (got, want) in enumerate(zip(found, wanted, strict=True)):
+            result = f"{self.workload.name}: result {number} of {name}"
             if got.shape != want.shape:
-                raise Refused(
-                    f"{self.workload.name}: result {number} of {name} has shape {got.shape}, expected is {want.shape}"
-                )
+                raise Refused(f"{result} has shape {got.shape}, expected is {want.shape}")
             error = difference(self.setting.xp, got, want)
             if not error <= self.workload.tolerance:
                 limit = self.workload.tolerance
                 means = f"differs by {error:.1e} of its largest number from the right result, tolerated are {limit:.0e}"
                 means = "holds NaN or infinity" if np.isnan(error) else means
-                raise Refused(f"{self.workload.name}: result {number} of {name} {means}; nothing is recorded")
+                raise Refused(f"{result} {means}; nothing is recorded")
 
     def _left_alone(self, name: str) -> None:
         """Refused for a variant that changed what is not its own: an input, or the clock."""
@@ -245,31 +237,21 @@ class Limits(NamedTuple):
 
 def impossible(workload: Workload, phase: str, seconds: Mapping[str, float], limits: Limits) -> str | None:
     """The first variant whose time would need more than the machine has, in words."""
-    if phase == "backward":
-        return None  # its least traffic is not stated
-    moved, operations = (
-        (workload.bytes_both, workload.flops_both)
-        if phase == "both"
-        else (workload.bytes_forward, workload.flops_forward)
-    )
+    moved, operations = workload.amounts(phase)
+    out_of_cache = limits.cache is not None and moved >= 2 * limits.cache
+    judged = []
+    if limits.bandwidth and out_of_cache:
+        judged.append((moved, limits.bandwidth, "GB/s"))
+    if limits.operations and operations >= LEAST_OPERATIONS:
+        judged.append((operations, limits.operations, "GFLOP/s"))
     for name, taken in seconds.items():
-        if (
-            limits.bandwidth
-            and limits.cache is not None
-            and moved >= 2 * limits.cache
-            and moved / taken > limits.bandwidth
-        ):
-            return _too_fast(workload, phase, name, moved / taken / 1e9, limits.bandwidth / 1e9, "GB/s")
-        if limits.operations and operations >= LEAST_OPERATIONS and operations / taken > limits.operations:
-            return _too_fast(workload, phase, name, operations / taken / 1e9, limits.operations / 1e9, "GFLOP/s")
+        for amount, limit, unit in judged:
+            if amount / taken > limit:
+                return (
+                    f"{workload.name}, {phase}: {name} would do {amount / taken / 1e9:.0f} {unit}, where this machine "
+                    f"has {limit / 1e9:.0f} at most: not all of the work was done in the time"
+                )
     return None
-
-
-def _too_fast(workload: Workload, phase: str, name: str, rate: float, limit: float, unit: str) -> str:
-    return (
-        f"{workload.name}, {phase}: {name} would do {rate:.0f} {unit}, where this machine has {limit:.0f} at most: not "
-        "all of the work was done in the time"
-    )
 
 
 def limits_of(xp: Any, best: Ceilings, dtype: str) -> Limits:

@@ -1,11 +1,5 @@
 """The inputs that all variants of a workload share, so that they can change, alike, while times are taken.
 
-    inputs = Inputs()
-    x = inputs.share(x)                        an array of NumPy or CuPy
-    t = inputs.follow_torch(torch, x, tensor)  another library's copy of it
-    inputs.shift(5)                            every array and copy: all numbers five places on, around the end
-    inputs.written()                           what no longer holds what it should; None where all do
-
 A result that was computed before, kept, or left from another call belongs to other inputs than those at hand, and is
 seen to be wrong. Shifting keeps the distribution of the numbers, needs no random draw, and is done where an array lies.
 """
@@ -44,17 +38,15 @@ class Inputs:
         self.shared: list[Shared] = []
 
     def share(self, array: Any) -> Any:
-        """Returns the array."""
+        """List an array of NumPy or CuPy, and return it."""
         self.shared.append(Shared(array))
         return array
 
-    def _of(self, array: Any) -> Shared | None:
-        return next((each for each in self.shared if each.array is array), None)
-
     def follow(self, array: Any, copy: Copy) -> None:
         """`copy` holds what `array` holds, if that is a shared one, and changes with it."""
-        if shared := self._of(array):
-            shared.copies.append(copy)
+        for shared in self.shared:
+            if shared.array is array:
+                shared.copies.append(copy)
 
     def follow_torch(self, torch: Any, array: Any, tensor: Any) -> Any:
         """Returns the tensor, PyTorch's copy of the array."""
@@ -70,14 +62,13 @@ class Inputs:
         """held[place] is JAX's copy of the array: JAX's arrays never change, so that the list gets another."""
 
         def shift(steps: int) -> None:
-            held[place] = jax.block_until_ready(jax.numpy.roll(held[place].reshape(-1), steps)).reshape(
-                held[place].shape
-            )
+            array = held[place]
+            held[place] = jax.block_until_ready(jax.numpy.roll(array.reshape(-1), steps)).reshape(array.shape)
 
         self.follow(array, Copy("jax", lambda: held[place], shift))
 
     def shift(self, steps: int) -> None:
-        """Move the numbers of every array, and of its copies, so many places on."""
+        """Move the numbers of every array, and of its copies, so many places on, around the end."""
         for shared in self.shared:
             shared.steps += steps
             shared.array[...] = shared.expected()

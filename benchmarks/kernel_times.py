@@ -1,13 +1,12 @@
 """Which kernels a call launches, and how long each takes on the GPU.
 
-    table = measure(run, cupy)
-
 PyTorch's profiler, where it is installed and sees the GPU, records every kernel of the process, CuPy's and the
 libraries' included. Elsewhere events are put around the launches of our own kernels, and the rest is left unnamed.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import tempfile
@@ -48,23 +47,14 @@ def measure(run: Callable[[], Any], xp: ModuleType) -> Times:
     end.record()
     end.synchronize()
     milliseconds = xp.cuda.get_elapsed_time(start, end)
-    if torch_sees_the_gpu():
-        return Times(milliseconds, of_trace(_trace(run)), "torch.profiler: every kernel")
+    torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+    if torch is not None and torch.cuda.is_available():
+        return Times(milliseconds, of_trace(_trace(run, torch)), "torch.profiler: every kernel")
     return Times(milliseconds, _by_events(run, xp), "events around our own kernels; others are not named")
 
 
-def torch_sees_the_gpu() -> bool:
-    if importlib.util.find_spec("torch") is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _trace(run: Callable[[], Any]) -> list[dict[str, Any]]:
+def _trace(run: Callable[[], Any], torch: Any) -> list[dict[str, Any]]:
     """The events of a trace of `run`."""
-    import torch
-
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         run()
         torch.cuda.synchronize()

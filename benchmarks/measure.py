@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,11 @@ PEERS = {  # the libraries that may stand beside ours, and where each can run
     "triton": ("cuda",),
     "gensim": ("cpu",),
 }
+
+
+def peer_of(variant: str) -> str | None:
+    """The library whose variant it is; None for one of ours."""
+    return next((peer for peer in PEERS if variant.startswith(peer)), None)
 
 
 class Job(NamedTuple):
@@ -97,7 +103,8 @@ def merged(runs: Sequence[report.TimedRun], peers: Sequence[str]) -> report.Time
         raise ValueError("; ".join(note for run in runs for note in run.notes) or "nothing was measured")
     best: dict[str, timing.Ceilings] = {}
     for found in environments:
-        for dtype, own in report.ceilings_in(found).items():
+        for dtype, figures in found["ceilings"].items():
+            own = timing.Ceilings(*figures)
             best[dtype] = own.or_better(best.get(dtype, own))
     rows = report.with_shares((row for run in runs for row in run.rows), best)
     notes = list(dict.fromkeys(note for run in runs for note in run.notes))
@@ -189,47 +196,35 @@ def measure(job: Job, xp: Any, threads: int) -> tuple[report.TimedRun, list[str]
     clock = timing.HostClock() if xp is np else timing.DeviceClock(xp)
     work = [Work(*item) if len(item) > 2 else Work(*item, job.dtype) for item in job.work]
     _tell("measuring what this machine reaches at best")
-    dtypes = dict.fromkeys(item.dtype for item in work)
-    best = {dtype: timing.ceilings(xp, clock, dtype) for dtype in dtypes}
+    best = {dtype: timing.ceilings(xp, clock, dtype) for dtype in dict.fromkeys(item.dtype for item in work)}
     rows, failed = [], []
     for name, sizes, dtype in work:
+        measured, status = [], records.PASSED
         try:
             _tell(f"{name}: making inputs, comparing results")
             setting = Setting(xp, dtype, peers, inputs=Inputs())
-            measured, more = _measure_one(job, setting, name, sizes, clock, threads, best[dtype])
-            rows += measured
-            notes += more
-            _record(name, sizes, dtype, records.PASSED, "; ".join(more), measured)
-            if xp is not np:  # one process has all: what ends it early takes no figure away that was there
-                report.print_tables(report.with_shares(measured, best), sys.stderr)
+            measured, told = _measure_one(job, setting, name, sizes, clock, threads, best[dtype])
         except LeftOut as reason:
-            notes.append(str(reason))
-            _record(name, sizes, dtype, records.SKIPPED, str(reason))
+            status, told = records.SKIPPED, [str(reason)]
         except ModuleNotFoundError as missing:  # of a training step; operations need nothing but NumPy
             reason = f"{name} is left out: it needs the package {missing.name}, which is not installed"
-            notes.append(reason)
-            _record(name, sizes, dtype, records.SKIPPED, reason)
+            status, told = records.SKIPPED, [reason]
         except Exception as problem:  # a peer's errors are of its own kinds; the other workloads go on
             failed.append(name)
-            told = f"{type(problem).__name__}: {problem}"
-            notes.append(f"FAILED: {name} was not timed: {told}")
-            _record(name, sizes, dtype, records.FAILED, told)
-        if xp is not np:
+            status, told = records.FAILED, [f"FAILED: {name} was not timed: {type(problem).__name__}: {problem}"]
+        rows += measured
+        notes += told
+        if path := os.environ.get(records.RESULTS_VARIABLE):  # of the kernels' check: a run cut short keeps these
+            title = " ".join(map(str, (name, *sizes, dtype)))
+            figures = {f"{row.variant}, {row.phase}": row._asdict() for row in measured}
+            records.append(path, records.Record("benchmarks", title, status, "; ".join(told), figures))
+        if xp is not np:  # one process has all: what ends it early takes no figure away that was there
+            report.print_tables(report.with_shares(measured, best), sys.stderr)
             memory.free_pools(xp)
     best = {dtype: own.or_better(timing.ceilings(xp, clock, dtype)) for dtype, own in best.items()}
     _tell("")
     environment = report.environment(xp, threads, best, peers)
     return report.TimedRun(environment, report.with_shares(rows, best), list(dict.fromkeys(notes))), failed
-
-
-def _record(
-    name: str, sizes: Sequence[int], dtype: str, status: str, told: str, rows: Sequence[report.TimedRow] = ()
-) -> None:
-    """A line in the file of the check of the kernels, if this is a part of it: a run that is cut short keeps these."""
-    if path := os.environ.get(records.RESULTS_VARIABLE):
-        title = " ".join(map(str, (name, *sizes, dtype)))
-        figures = {f"{row.variant}, {row.phase}": row._asdict() for row in rows}
-        records.append(path, records.Record("benchmarks", title, status, told, figures))
 
 
 def _measure_one(
@@ -246,7 +241,8 @@ def _measure_one(
     for variant in variants if job.memory else ():
         _tell(f"{name}: memory of {variant}")
         if xp is np:
-            single = job._replace(work=[(name, sizes)], dtype=setting.dtype, variant=variant, peers=_peer_of(variant))
+            own_peers = [peer for peer in (peer_of(variant),) if peer]
+            single = job._replace(work=[(name, sizes)], dtype=setting.dtype, variant=variant, peers=own_peers)
             peaks[variant] = _in_a_process(single)[0]
         else:
             peaks[variant] = memory.pool_growth(xp, whole(variants[variant]))
@@ -296,10 +292,6 @@ def same_stream(cupy: Any, torch: Any) -> None:
         )
 
 
-def _peer_of(variant: str) -> list[str]:
-    return [peer for peer in PEERS if variant.startswith(peer)]
-
-
 def memory_of_one(job: Job) -> int | None:
     """Bytes that this process grows by in one run of the job's variant."""
     if "torch" in job.peers:
@@ -324,13 +316,8 @@ def _prepare(variant: Any, phase: str) -> Any:
     if backward is None:
         return None
     if phase == "both":
-        return lambda: lambda: backward(forward())
-
-    def prepared() -> Any:
-        state = forward()
-        return lambda: backward(state)
-
-    return prepared
+        return lambda: whole(variant)
+    return lambda: partial(backward, forward())
 
 
 def _tell(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from benchmarks.measure import PEERS, sizes_of
 from benchmarks.workloads import WORKLOADS
@@ -11,6 +12,17 @@ from minilm.checks import unknown
 PROGRAM = "python -m benchmarks"
 COMMANDS = ("static", "report", "profile", "guard")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def add_command(
+    commands: argparse._SubParsersAction, name: str, about: str | None, run: Callable[..., int], epilog: str = ""
+) -> argparse.ArgumentParser:
+    """The parser of a command, to give its arguments to; run(arguments) gives the exit code."""
+    parser = commands.add_parser(
+        name, description=about, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(main=run)
+    return parser
 
 
 def add_measuring(parser: argparse.ArgumentParser, threads: str = "1") -> None:
@@ -27,13 +39,10 @@ def add_measuring(parser: argparse.ArgumentParser, threads: str = "1") -> None:
 
 
 def _threads(text: str) -> list[int]:
-    try:
-        counts = [int(count) for count in text.split(",")]
-        if min(counts) < 1:
-            raise ValueError
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers of at least 1, by commas") from None
-    return list(dict.fromkeys(counts))
+    counts = text.split(",")
+    if not all(count.strip().isdecimal() and int(count) > 0 for count in counts):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers of at least 1, by commas")
+    return list(dict.fromkeys(map(int, counts)))
 
 
 def _peers(text: str) -> list[str]:

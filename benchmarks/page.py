@@ -8,25 +8,14 @@ from __future__ import annotations
 
 import argparse
 import html
-import importlib.util
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
-from benchmarks import aims, plots, static
+from benchmarks import aims, plots, report, static
 from benchmarks.guard import RESULTS
-from benchmarks.report import (
-    HEAD,
-    LEGEND,
-    PHASES,
-    TimedRow,
-    TimedRun,
-    cells_of,
-    check_writable,
-    milliseconds,
-    read_json,
-)
+from benchmarks.options import add_command
 from minilm.files import write_text
 from minilm.kernels import roofline
 
@@ -58,9 +47,8 @@ td.text + td.text { white-space: normal; min-width: 10.5rem; }
 tr.total td { font-weight: 600; border-top: 2px solid var(--line); }
 svg { max-width: 100%; height: auto; color: var(--ink); display: block; margin: .6rem 0; }
 details { margin: .3rem 0 1rem; } summary { cursor: pointer; color: var(--quiet); font-size: .92rem; }
-code, pre { font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: var(--soft); }
-code { padding: .1rem .3rem; border-radius: 4px; } pre { padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; }
-nav a { margin-right: 1rem; } a { color: inherit; }
+pre { font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: var(--soft);
+      padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; }
 """
 HOW = """\
 All variants of a workload get the same inputs, which change before every round. Outputs and gradients, those that the
@@ -76,9 +64,7 @@ several times the L2 cache is written before each run; whole models are timed on
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """The subcommand of `python -m benchmarks`."""
-    parser = commands.add_parser(
-        "report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = add_command(commands, "report", __doc__, main, EXAMPLES)
     about = "files that --json wrote, or folders of them (default: benchmarks/results)"
     parser.add_argument("--from", dest="sources", nargs="+", type=Path, default=[RESULTS], metavar="PATH", help=about)
     parser.add_argument(
@@ -86,13 +72,12 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table of ratios as Markdown")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also write the pictures as PNG and SVG")
-    parser.set_defaults(main=main)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """`python -m benchmarks report`"""
     for path in filter(None, (arguments.out, arguments.markdown)):
-        check_writable(path)
+        report.check_writable(path)
     if arguments.plots:
         plots.check(arguments.plots)
     runs, compiled = read_all(arguments.sources)
@@ -109,7 +94,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_all(sources: Iterable[Path]) -> tuple[list[TimedRun], dict[str, Any] | None]:
+def read_all(sources: Iterable[Path]) -> tuple[list[report.TimedRun], dict[str, Any] | None]:
     """The runs in files and folders, and the static tables if one of them holds them (the last counts)."""
     files = []
     for source in sources:
@@ -120,7 +105,7 @@ def read_all(sources: Iterable[Path]) -> tuple[list[TimedRun], dict[str, Any] | 
     for file in files:
         tables = static.read_json(file)
         if tables is None:
-            runs += read_json(file)
+            runs += report.read_json(file)
         compiled = tables or compiled
     if not any(run.rows for run in runs) and compiled is None:
         where = ", ".join(map(str, sources))
@@ -128,32 +113,32 @@ def read_all(sources: Iterable[Path]) -> tuple[list[TimedRun], dict[str, Any] | 
     return runs, compiled
 
 
-def groups(runs: Sequence[TimedRun]) -> dict[tuple[str, str], list[TimedRun]]:
+def groups(runs: Sequence[report.TimedRun]) -> dict[tuple[str, str], list[report.TimedRun]]:
     """The runs that stand beside each other, by device and precision; what was measured again counts once, the last."""
-    last = {}
+
+    def place(run: report.TimedRun, row: report.TimedRow) -> tuple[Any, ...]:
+        return run.environment["device"], row.dtype, row.threads, row.workload, row.size
+
+    last = {place(run, row): number for number, run in enumerate(runs) for row in run.rows}
+    found: dict[tuple[str, str], list[report.TimedRun]] = {}
     for number, run in enumerate(runs):
-        for row in run.rows:
-            last[(run.environment["device"], row.dtype, row.threads, row.workload, row.size)] = number
-    found: dict[tuple[str, str], list[TimedRun]] = {}
-    for number, run in enumerate(runs):
-        device = run.environment["device"]
-        rows = [r for r in run.rows if last[(device, r.dtype, r.threads, r.workload, r.size)] == number]
+        rows = [row for row in run.rows if last[place(run, row)] == number]
         for dtype in dict.fromkeys(row.dtype for row in rows):
             own = run._replace(rows=[row for row in rows if row.dtype == dtype])
-            found.setdefault((device, dtype), []).append(own)
+            found.setdefault((run.environment["device"], dtype), []).append(own)
     return found
 
 
 def _mean(values: Iterable[float | None]) -> str:
     """The geometric mean of what is known."""
-    logarithms = [math.log(value) for value in values if value]
-    return f"{math.exp(sum(logarithms) / len(logarithms)):.2f}" if logarithms else ""
+    known = [value for value in values if value]
+    return f"{geometric_mean(known):.2f}" if known else ""
 
 
 # ---- the table of ratios
 
 
-def ratios(runs: Sequence[TimedRun]) -> list[list[str]]:
+def ratios(runs: Sequence[report.TimedRun]) -> list[list[str]]:
     """A head, one row per workload, and geometric means: our fastest variant, for each number of threads."""
     rows = [row for run in runs for row in run.rows]
     best = plots.headline(rows)
@@ -162,8 +147,7 @@ def ratios(runs: Sequence[TimedRun]) -> list[list[str]]:
     aimed = not any("cupy" in run.environment for run in runs) and any(aims.aim_of(row) for row in rows)
     head = ["workload", "size", "variant"]
     for count in threads:
-        label = f"{count} thread{'s' if count > 1 else ''}"
-        head += [f"{label}: ms", f"ratio to {against}{' (aim)' if aimed else ''}", "× definition"]
+        head += [f"{report.thread_count(count)}: ms", f"ratio to {against}{' (aim)' if aimed else ''}", "× definition"]
     table = [head]
     for key in dict.fromkeys((row.workload, row.size) for row in best):
         own = [row for row in best if (row.workload, row.size) == key]
@@ -175,7 +159,7 @@ def ratios(runs: Sequence[TimedRun]) -> list[list[str]]:
     return table + _mean_cells(best, threads, aimed) if len(table) > 2 else table
 
 
-def _ratio_cells(title: str, own: Sequence[TimedRow], threads: Sequence[int], aimed: bool) -> list[str]:
+def _ratio_cells(title: str, own: Sequence[report.TimedRow], threads: Sequence[int], aimed: bool) -> list[str]:
     """One line of the table of ratios, from a row for each number of threads."""
     cells = [title, own[0].size, " / ".join(dict.fromkeys(row.variant for row in own))]
     for count in threads:
@@ -185,11 +169,11 @@ def _ratio_cells(title: str, own: Sequence[TimedRow], threads: Sequence[int], ai
             continue
         ratio = aims.beside(row.ratio, aims.aim_of(row) if aimed else None)
         speedup = "" if row.ratio_to_definition is None else f"{row.ratio_to_definition:.2f}"
-        cells += [milliseconds(row.p50_ms), ratio, speedup]
+        cells += [report.milliseconds(row.p50_ms), ratio, speedup]
     return cells
 
 
-def _mean_cells(best: Sequence[TimedRow], threads: Sequence[int], aimed: bool) -> list[list[str]]:
+def _mean_cells(best: Sequence[report.TimedRow], threads: Sequence[int], aimed: bool) -> list[list[str]]:
     """The last lines of the table of ratios: the mean of all, and of layers and steps where all of them are there."""
     total, wholes = ["geometric mean", "", ""], ["geometric mean of layers and steps", "", ""]
     for count in threads:
@@ -200,28 +184,25 @@ def _mean_cells(best: Sequence[TimedRow], threads: Sequence[int], aimed: bool) -
     return [wholes, total] if aimed and any(wholes[3:]) else [total]
 
 
-def markdown(runs: Sequence[TimedRun]) -> str:
+def markdown(runs: Sequence[report.TimedRun]) -> str:
     """The table of ratios of each group, for a README."""
     parts = []
     for (device, dtype), own in groups(runs).items():
         head, *rest = ratios(own)
         lines = [head, ["---", "---", "---", *["---:"] * (len(head) - 3)], *rest]
-        parts.append(f"{device}, {dtype}, {_dates(own)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        dates = sorted({run.environment["date"] for run in own})
+        measured = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+        parts.append(f"{device}, {dtype}, {measured}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
-
-
-def _dates(runs: Sequence[TimedRun]) -> str:
-    dates = sorted({run.environment["date"] for run in runs})
-    return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
 
 
 # ---- the page
 
 
-def page(runs: Sequence[TimedRun], compiled: dict[str, Any] | None = None) -> str:
+def page(runs: Sequence[report.TimedRun], compiled: dict[str, Any] | None = None) -> str:
     """The whole page as text."""
     parts = ["<h1>minilm benchmarks</h1>", f"<p>{html.escape(HOW)}</p>"]
-    if importlib.util.find_spec("matplotlib") is None:
+    if not plots.available():
         parts.append(f"<p class=quiet>This page has no pictures: {html.escape(plots.MISSING)}.</p>")
     for (device, dtype), own in groups(runs).items():
         parts += _group(device, dtype, own)
@@ -236,42 +217,33 @@ def page(runs: Sequence[TimedRun], compiled: dict[str, Any] | None = None) -> st
     )
 
 
-def _group(device: str, dtype: str, runs: Sequence[TimedRun]) -> list[str]:
+def _group(device: str, dtype: str, runs: Sequence[report.TimedRun]) -> list[str]:
     """One device and precision: the overview, where it was measured, each workload, the roofline."""
-    pictures = _pictures(runs)
+    pictures = {name: plots.inline(figure) for name, figure in plots.figures(runs)} if plots.available() else {}
     rows = [row for run in runs for row in run.rows]
-    title = f"{device}, {dtype}"
-    parts = [f"<h2>{html.escape(title)}</h2>", pictures.pop("overview", "")]
+    parts = [f"<h2>{html.escape(f'{device}, {dtype}')}</h2>", pictures.pop("overview", "")]
     parts.append(_table(ratios(runs), left=3, total=True))
     parts.append(
         "<p class=quiet>Our fastest variant of each workload, forward and backward together. Ratio: time of the peer / "
         "our time, above 1 we are faster; in brackets what it should be at least, and by how much it is missed. "
         "× definition: how much faster than the plain text of the operation.</p>"
     )
-    parts.append("<h3>Where and when</h3>")
-    parts.append(_environments(runs))
+    parts += ["<h3>Where and when</h3>", _environments(runs)]
     notes = dict.fromkeys(note for run in runs for note in run.notes)
     parts += [f"<p class=quiet>{html.escape(note)}</p>" for note in notes]
     rooflines = {name: picture for name, picture in pictures.items() if name.startswith("roofline")}
     for name in dict.fromkeys(row.workload for row in rows):
-        own = sorted((r for r in rows if r.workload == name), key=lambda r: (r.threads, PHASES.index(r.phase)))
+        own = sorted((r for r in rows if r.workload == name), key=lambda r: (r.threads, report.PHASES.index(r.phase)))
         parts.append(f"<h3>{html.escape(name)}</h3>")
         parts += [picture for kind in ("bars", "scaling") if (picture := pictures.get(f"{kind}-{name}"))]
         parts.append(_details(own))
     if rooflines:
-        parts.append("<h3>Roofline</h3>")
         parts.append(
-            "<p class=quiet>Forwards under this machine's own ceilings, a plain copy and a matrix product, measured in "
-            "the same process. Points above the slope worked in the cache.</p>"
+            "<h3>Roofline</h3><p class=quiet>Forwards under this machine's own ceilings, a plain copy and a matrix "
+            "product, measured in the same process. Points above the slope worked in the cache.</p>"
         )
         parts += rooflines.values()
     return parts
-
-
-def _pictures(runs: Sequence[TimedRun]) -> dict[str, str]:
-    if importlib.util.find_spec("matplotlib") is None:
-        return {}
-    return {name: plots.inline(figure) for name, figure in plots.figures(runs)}
 
 
 def _table(rows: Sequence[Sequence[str]], left: int = 1, total: bool = False) -> str:
@@ -289,17 +261,17 @@ def _table(rows: Sequence[Sequence[str]], left: int = 1, total: bool = False) ->
     return f"<div class=wide><table>{line(rows[0], 'th')}{''.join(body)}</table></div>"
 
 
-def _details(rows: Sequence[TimedRow]) -> str:
+def _details(rows: Sequence[report.TimedRow]) -> str:
     """All numbers of one workload, folded away."""
     table = []
     for key in dict.fromkeys((row.size, row.threads) for row in rows):
         own = [row for row in rows if (row.size, row.threads) == key]
-        table += [[key[0], str(key[1]), *cells] for cells in cells_of(own)]
-    shown = _table([["size", "threads", *HEAD], *table], left=4)
-    return f"<details><summary>all numbers</summary>{shown}<p class=quiet>{html.escape(LEGEND)}</p></details>"
+        table += [[key[0], str(key[1]), *cells] for cells in report.cells_of(own)]
+    shown = _table([["size", "threads", *report.HEAD], *table], left=4)
+    return f"<details><summary>all numbers</summary>{shown}<p class=quiet>{html.escape(report.LEGEND)}</p></details>"
 
 
-def _environments(runs: Sequence[TimedRun]) -> str:
+def _environments(runs: Sequence[report.TimedRun]) -> str:
     """The machine of each run, one column per run."""
     keys = dict.fromkeys(key for run in runs for key in run.environment)
     rows = [["", *(f"run {n}" for n in range(1, len(runs) + 1))]]
@@ -318,7 +290,7 @@ def _static(compiled: dict[str, Any]) -> list[str]:
     return [*parts, f"<p class=quiet>{html.escape(roofline.PEAKS)}:</p><ul class=quiet>{peaks}</ul>"]
 
 
-def _repeat(runs: Sequence[TimedRun], compiled: dict[str, Any] | None) -> list[str]:
+def _repeat(runs: Sequence[report.TimedRun], compiled: dict[str, Any] | None) -> list[str]:
     """The commands that measure the same again."""
     lines = []
     for (_, dtype), own in groups(runs).items():

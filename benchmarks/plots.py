@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.guard import is_ours
-from benchmarks.measure import PEERS
-from benchmarks.report import PHASES, TimedRow, TimedRun, check_writable, milliseconds
+from benchmarks.measure import peer_of
+from benchmarks.report import PHASES, TimedRow, TimedRun, check_writable, milliseconds, thread_count
 
 INK = "#24292f"  # of text and axes in files; a page replaces it by the reader's own colour
 GRID = "#8c959f"
@@ -53,9 +52,13 @@ STYLE = {
 MISSING = 'matplotlib is not installed; pip install matplotlib, or the extra: pip install "minilm[plot]"'
 
 
+def available() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def check(folder: Path) -> None:
     """ValueError where pictures cannot be drawn, or not written there: known before anything is measured."""
-    if importlib.util.find_spec("matplotlib") is None:
+    if not available():
         raise ValueError(f"--plots: {MISSING}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,17 +95,15 @@ def figures(runs: Sequence[TimedRun]) -> Iterator[tuple[str, Any]]:
     import matplotlib.pyplot as plt
 
     rows = [row for run in runs for row in run.rows]
-    drawn = [("overview", lambda: _overview(plt, rows))]
+    drawn = [("overview", _overview, rows)]
     for name in dict.fromkeys(row.workload for row in rows):
         own = [row for row in rows if row.workload == name]
-        if len({row.size for row in own}) > 1:
-            drawn.append((f"scaling-{name}", lambda own=own: _scaling(plt, own)))
-        else:
-            drawn.append((f"bars-{name}", lambda own=own: _bars(plt, own)))
-    drawn += [(f"roofline{_suffix(runs, run)}", lambda run=run: _roofline(plt, run)) for run in runs]
+        kind, draw = ("scaling", _scaling) if len({row.size for row in own}) > 1 else ("bars", _bars)
+        drawn.append((f"{kind}-{name}", draw, own))
+    drawn += [(f"roofline{_suffix(runs, run)}", _roofline, run) for run in runs]
     with matplotlib.rc_context(STYLE):
-        for name, draw in drawn:
-            figure = draw()
+        for name, draw, shown in drawn:
+            figure = draw(plt, shown)
             if figure is not None:
                 yield name, figure
                 plt.close(figure)
@@ -116,11 +117,10 @@ def _suffix(runs: Sequence[TimedRun], run: TimedRun) -> str:
 
 def colours(variants: Sequence[str]) -> dict[str, str]:
     """A colour for each variant: the same for a peer in every picture."""
-    tuned = [v for v in variants if v not in COLOURS and is_ours(v)]
+    tuned = [v for v in variants if v not in COLOURS and not peer_of(v)]
     chosen = {}
     for variant in variants:
-        peer = next((peer for peer in PEERS if variant.startswith(peer)), variant)
-        chosen[variant] = COLOURS.get(peer) or OURS[tuned.index(variant) % len(OURS)]
+        chosen[variant] = COLOURS.get(peer_of(variant) or variant) or OURS[tuned.index(variant) % len(OURS)]
     return chosen
 
 
@@ -128,7 +128,7 @@ def headline(rows: Sequence[TimedRow]) -> list[TimedRow]:
     """Of each workload, size and thread count the row to look at first: our fastest variant of the whole."""
     found = []
     for key in dict.fromkeys((r.workload, r.size, r.threads, r.dtype) for r in rows):
-        own = [r for r in rows if (r.workload, r.size, r.threads, r.dtype) == key and is_ours(r.variant)]
+        own = [r for r in rows if (r.workload, r.size, r.threads, r.dtype) == key and not peer_of(r.variant)]
         whole = [r for r in own if r.phase in ("both", "call")] or own
         if whole:
             found.append(min(whole, key=lambda row: row.p50_ms))
@@ -142,7 +142,7 @@ def _overview(plt: Any, rows: Sequence[TimedRow]) -> Any:
     best = [row for row in best if row.size == one_size[row.workload]]
     names, threads = list(dict.fromkeys(row.workload for row in best)), sorted({row.threads for row in best})
     against = {row.against for row in best}
-    if against == {"definition"} or not best:
+    if against == {"definition"}:
         best = [row._replace(ratio=row.ratio_to_definition or 1.0) for row in best]
     figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.2 * len(names) * max(2, len(threads))), layout="constrained")
     height = 0.76 / len(threads)
@@ -167,13 +167,12 @@ def _overview(plt: Any, rows: Sequence[TimedRow]) -> Any:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x")
-    peer = " / ".join(sorted(against))
     axes.set_xlabel(
-        f"time of {peer} / our time (right of 1: we are faster)\n"
+        f"time of {' / '.join(sorted(against))} / our time (right of 1: we are faster)\n"
         f"lines: 20th to 80th percentile, drawn to at most {LONGEST} times the median"
     )
     for lane, count in enumerate(threads):
-        axes.barh(0, 0, color=OURS[lane % len(OURS)], label=f"{count} thread{'s' if count > 1 else ''}")
+        axes.barh(0, 0, color=OURS[lane % len(OURS)], label=thread_count(count))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(threads))
     axes.set_title(f"Forward and backward, {', '.join(sorted({row.dtype for row in best}))}")
     return figure
@@ -196,7 +195,7 @@ def _bars(plt: Any, rows: Sequence[TimedRow]) -> Any:
             axes.plot((row.p20_ms, row.p80_ms), (y, y), color=INK, linewidth=0.9)
             note = milliseconds(row.p50_ms) + ("" if row.variant == row.against else f"  ×{row.ratio:.2f}")
             axes.annotate(note, (max(row.p50_ms, row.p80_ms), y), (4, 0), va="center", **SMALL)
-        axes.set_title(f"{count} thread{'s' if count > 1 else ''}")
+        axes.set_title(thread_count(count))
         axes.set_xlabel("ms")
         axes.grid(axis="x")
         axes.set_yticks(range(len(phases)), phases)
@@ -228,7 +227,7 @@ def _scaling(plt: Any, rows: Sequence[TimedRow]) -> Any:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xticks(range(len(sizes)), sizes, rotation=20, ha="right")
         axes.grid()
-        axes.set_title(f"{rows[0].workload}, {rows[0].dtype}, {count} thread{'s' if count > 1 else ''}")
+        axes.set_title(f"{rows[0].workload}, {rows[0].dtype}, {thread_count(count)}")
     panels[0][0].set_ylabel("forward and backward, ms" if rows[0].phase != "call" else "ms")
     panels[0][0].legend()
     return figure
@@ -242,7 +241,7 @@ def _roofline(plt: Any, run: TimedRun) -> Any:
     if not points:
         return None
     copy, product = (run.environment[f"{n}_per_second"] for n in ("copy_gigabytes", "product_gigaflops"))
-    kinds = {r.variant: "tuned" if is_ours(r.variant) and r.variant != "definition" else r.variant for r in points}
+    kinds = {r.variant: peer_of(r.variant) or ("definition" if r.variant == "definition" else "tuned") for r in points}
     intensity = {r: r.gigaflops_per_second / r.gigabytes_per_second for r in points}
     low, high = min(intensity.values()) / 2, max(*intensity.values(), product / copy) * 3
     figure, axes = plt.subplots(figsize=(7.2, 5), layout="constrained")
@@ -267,8 +266,7 @@ def _roofline(plt: Any, run: TimedRun) -> Any:
     axes.set_xlabel("operations per byte moved at least")
     axes.set_ylabel("GFLOP/s")
     axes.legend(loc="upper left", ncols=len(set(kinds.values())))
-    threads = run.environment["threads"]
-    axes.set_title(f"Roofline of the forwards, {points[0].dtype}, {threads} thread{'s' if threads > 1 else ''}")
+    axes.set_title(f"Roofline of the forwards, {points[0].dtype}, {thread_count(run.environment['threads'])}")
     return figure
 
 

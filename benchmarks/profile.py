@@ -9,18 +9,15 @@ from __future__ import annotations
 import argparse
 import cProfile
 import pstats
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.guard import is_ours
-from benchmarks.measure import whole
-from benchmarks.options import DTYPES, checked_names, checked_sizes, positive
-from benchmarks.report import as_text, milliseconds
-from benchmarks.variants import Setting, Workload
+from benchmarks.measure import peer_of
+from benchmarks.options import DTYPES, add_command, checked_names, checked_sizes, positive
+from benchmarks.report import as_text, milliseconds, thread_count
+from benchmarks.timing import HostClock, interleave
+from benchmarks.variants import Setting, Workload, whole
 from benchmarks.workloads import WORKLOADS
 from minilm import checks, threads
 
@@ -30,19 +27,13 @@ LEAST = 0.005  # share of a function that is shown
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """The subcommand of `python -m benchmarks`."""
-    parser = commands.add_parser(
-        "profile",
-        help="where the time of our fastest variant goes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "profile", __doc__, main)
     parser.add_argument("names", nargs="+", metavar="NAME", help="workloads, or all")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision (default: float32)")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="sizes in place of the workload's own")
     parser.add_argument("--seconds", type=positive, default=2.0, help="time for each workload (default: 2)")
     parser.add_argument("--top", type=int, default=12, metavar="N", help="functions to show (default: 12)")
-    parser.set_defaults(main=main)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -54,8 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
         for name, sizes in work:
             workload = WORKLOADS[name](Setting(np, arguments.dtype, ()), *sizes)
             variant, seconds, rows = profiled(workload, arguments.seconds)
-            count = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
-            print(f"{name}  {workload.size}  {arguments.dtype}, {count}")
+            print(f"{name}  {workload.size}  {arguments.dtype}, {thread_count(arguments.threads)}")
             print(f"{variant}: {milliseconds(1e3 * seconds)} ms without the profiler\n")
             print(as_text([("share", "ms", "calls", "function"), *rows[: arguments.top]], left=0) + "\n")
     return 0
@@ -63,9 +53,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 def profiled(workload: Workload, seconds: float) -> tuple[str, float, list[tuple[str, ...]]]:
     """The fastest of our variants, its median seconds per call, and cells for each function, the costliest first."""
-    times = {name: _median(whole(variant), seconds / 4) for name, variant in workload.variants.items() if is_ours(name)}
+    runs = {name: whole(variant) for name, variant in workload.variants.items() if not peer_of(name)}
+    measured = interleave({name: lambda run=run: run for name, run in runs.items()}, HostClock(), seconds / 2)
+    times = {name: own.spread.p50 for name, own in measured.items()}
     name = min(times, key=times.__getitem__)
-    run, calls = whole(workload.variants[name]), max(3, int(seconds / 2 / max(times[name], 1e-6)))
+    run, calls = runs[name], max(3, int(seconds / 2 / max(times[name], 1e-6)))
     profiler = cProfile.Profile()
     profiler.enable()
     for _ in range(calls):
@@ -80,17 +72,6 @@ def profiled(workload: Workload, seconds: float) -> tuple[str, float, list[tuple
         if count >= calls and own >= LEAST * total
     ]
     return name, times[name], rows
-
-
-def _median(run: Callable[[], Any], seconds: float) -> float:
-    """Of calls that fill about `seconds`, at least 3, after two that warm up."""
-    run(), run()
-    taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < seconds:
-        began = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - began)
-    return float(np.median(taken))
 
 
 def _title(file: str, line: int, function: str) -> str:

@@ -67,16 +67,11 @@ def rows_of(
     """The rows of one phase; with rates where the least traffic and the operations are stated, and without shares."""
     against = next(iter(measured))
     definition = measured.get("definition")
-    amounts = (0.0, 0.0)  # of a backward alone nothing is stated
-    if phase in ("forward", "call"):
-        amounts = (workload.bytes_forward, workload.flops_forward)
-    elif phase == "both":
-        amounts = (workload.bytes_both, workload.flops_both)
     rows = []
     for name, own in measured.items():
         p20, p50, p80 = own.spread
         ratio = own.ratio_to(measured[against])
-        bandwidth, arithmetic = (amount / p50 / 1e9 if amount else None for amount in amounts)
+        bandwidth, arithmetic = (amount / p50 / 1e9 if amount else None for amount in workload.amounts(phase))
         peak = memory.get(name)
         rows.append(
             TimedRow(
@@ -125,11 +120,6 @@ def ceilings_out(best: Mapping[str, Ceilings]) -> dict[str, Any]:
         "product_dtype": first.product_dtype,
         "ceilings": {dtype: [*map(_rounded, own)] for dtype, own in best.items()},
     }
-
-
-def ceilings_in(environment: Mapping[str, Any]) -> dict[str, Ceilings]:
-    """The ceilings that an environment of a measuring process holds, by precision."""
-    return {dtype: Ceilings(*own) for dtype, own in environment["ceilings"].items()}
 
 
 def _share(rate: float | None, ceiling: float) -> float | None:
@@ -192,8 +182,7 @@ def print_tables(rows: Sequence[TimedRow], file: TextIO | None = None) -> None:
     """A table for each workload, size and precision."""
     for key in dict.fromkeys((row.workload, row.size, row.dtype) for row in rows):
         chosen = [row for row in rows if (row.workload, row.size, row.dtype) == key]
-        threads = chosen[0].threads
-        print(f"\n{key[0]}  {key[1]}  {key[2]}, {threads} thread{'s' if threads > 1 else ''}", file=file)
+        print(f"\n{key[0]}  {key[1]}  {key[2]}, {thread_count(chosen[0].threads)}", file=file)
         print(as_text([HEAD, *cells_of(chosen)]), file=file, flush=True)
 
 
@@ -244,6 +233,10 @@ def cells_of(rows: Sequence[TimedRow]) -> list[tuple[str, ...]]:
             )
         )
     return cells
+
+
+def thread_count(threads: int) -> str:
+    return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
 def milliseconds(value: float) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
+from benchmarks.options import add_command
 from minilm.files import write_text
 from minilm.kernels import roofline
 from minilm.kernels.cuda.instances import Instance, all_instances
@@ -27,24 +28,13 @@ from minilm.kernels.gate import compile as compiling, rules, tables
 ARCH = 80
 FORMAT = "minilm static tables, version 1"
 COMPILED = f"Compiled for sm_{ARCH}, not run"
-COLUMNS: tuple[tables.Column, ...] = (
-    *tables.COMPARED[:2],
-    ("instructions", lambda f: f.instructions),
-    *tables.COMPARED[2:],
-)
-RECORDED_COLUMNS = [name for name, _ in tables.COMPARED]
+COLUMNS = (*tables.COMPARED[:2], ("instructions", lambda f: f.instructions), *tables.COMPARED[2:])
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """The subcommand of `python -m benchmarks`."""
-    parser = commands.add_parser(
-        "static",
-        help="what the CUDA kernels compile to, beside Triton's, and the roofline of some cards",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "static", __doc__, main)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the tables as JSON, for report")
-    parser.set_defaults(main=main)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -70,8 +60,7 @@ def main(arguments: argparse.Namespace) -> int:
 def static_tables() -> dict[str, Any]:
     """Both tables, their cells as text, and what is absent."""
     notes, kernels, compilers = [], [], []
-    problem = compiling.missing()
-    if problem:
+    if problem := compiling.missing():
         notes.append(f"the compiled kernels are absent: {problem}")
     else:
         kernels, compilers = _kernels(notes)
@@ -101,13 +90,12 @@ def _kernels(notes: list[str]) -> tuple[list[list[str]], list[str]]:
     wanted = [i for i in all_instances() if any(re.search(row["kernel"], i.name) for row in compared)]
     ours = [figures for unit in compiling.units(wanted, (ARCH,)) for figures in compiling.measure(unit)]
     compilers = [compiling.compiler_version()]
-    triton = None
-    if importlib.util.find_spec("triton") is None:
-        notes.append("Triton is absent: pip install triton (Linux); recorded figures stand in its rows")
-    else:
-        triton = f"Triton {importlib.metadata.version('triton')}"
+    triton, peers = "", {}
+    if importlib.util.find_spec("triton"):
+        triton, peers = f"Triton {importlib.metadata.version('triton')}", _triton_figures()
         compilers.append(triton)
-    peers = _triton_figures() if triton else {}
+    else:
+        notes.append("Triton is absent: pip install triton (Linux); recorded figures stand in its rows")
     rows = [["kernel", "from", *(name for name, _ in COLUMNS)]]
     for row in compared:
         for figures in ours:
@@ -119,7 +107,7 @@ def _kernels(notes: list[str]) -> tuple[list[list[str]], list[str]]:
             figures = peers[row["title"]]
             rows.append([row["title"], f"{triton}, {figures.threads // 32} warps", *_cells(figures)])
         elif row["triton"]:
-            known = dict(zip(RECORDED_COLUMNS, row["triton"], strict=True))
+            known = dict(zip((name for name, _ in tables.COMPARED), row["triton"], strict=True))
             rows.append([row["title"], f"{row['peer']}, recorded", *(known.get(name, "") for name, _ in COLUMNS)])
     return rows, compilers
 

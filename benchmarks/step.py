@@ -104,8 +104,7 @@ def kernel_table(times: Times) -> str:
     lines = [f"{'ms':>9}  {'launches':>8}  kernel ({times.source})"]
     for kernel in times.kernels[:SHOWN]:
         lines.append(f"{kernel.milliseconds:9.3f}  {kernel.launches:8d}  {kernel.name[:90]}")
-    rest = times.kernels[SHOWN:]
-    if rest:
+    if rest := times.kernels[SHOWN:]:
         took, launches = sum(k.milliseconds for k in rest), sum(k.launches for k in rest)
         lines.append(f"{took:9.3f}  {launches:8d}  {len(rest)} others")
     return "\n".join(lines)

@@ -150,7 +150,6 @@ def interleave(
     prepared: Mapping[str, Callable[[], Callable[[], Any]]],
     clock: Any,
     budget: float,
-    seed: int = 0,
     settle: float = 0.0,
     next_inputs: Callable[[], None] = lambda: None,
     check: Callable[[], None] = lambda: None,
@@ -167,7 +166,7 @@ def interleave(
     check()
     once = sum(clock.seconds(prepared[name]()) for name in names)
     rounds = int(min(MOST_ROUNDS, max(LEAST_ROUNDS, budget / max(once + settle * len(names), 1e-9))))
-    rng, seconds = np.random.default_rng(seed), {name: [] for name in names}
+    rng, seconds = np.random.default_rng(0), {name: [] for name in names}
     between = np.random.default_rng().integers(1, rounds)  # nobody knows when
     gc.collect()
     gc.disable()
@@ -203,17 +202,15 @@ COPIED = {"cpu": 1 << 25, "cuda": 1 << 28}  # numbers in each array: 128 MB, and
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices
 
 
-def ceilings(
-    xp: Any, clock: Any, dtype: str = "float32", numbers: int | None = None, size: int | None = None
-) -> Ceilings:
-    """Measure both, a few times each; the best counts. `numbers` are copied, `size` is the matrices'.
+def ceilings(xp: Any, clock: Any, dtype: str = "float32") -> Ceilings:
+    """Measure both, a few times each; the best counts.
 
     Numbers are drawn, not all alike: a GPU's clock falls with the bits that change. The product's precision is that of
     the arrays, but for 16 bits on the CPU, which no BLAS multiplies: float32 there. Both 16-bit types run on a GPU's
     tensor cores at the rate of float16.
     """
     device = "cpu" if xp is np else "cuda"
-    numbers, size = numbers or COPIED[device], size or PRODUCT[device]
+    numbers, size = COPIED[device], PRODUCT[device]
     if dtype in ("float16", "bfloat16"):
         dtype = "float32" if xp is np else "float16"
     rng = xp.random.default_rng(0)
@@ -221,17 +218,10 @@ def ceilings(
     target = xp.empty_like(source)
     a, b = (rng.standard_normal((size, size), dtype=np.float32).astype(dtype) for _ in range(2))
     if xp is np:
-        arrays = 2
-
-        def copy() -> None:
-            target[...] = source
-
+        arrays, copy = 2, lambda: np.copyto(target, source)
     else:
-        arrays, other = 3, source[::-1].copy()
-
-        def copy() -> None:
-            triad(target, source, other, 0.5)
-
+        other = source[::-1].copy()
+        arrays, copy = 3, lambda: triad(target, source, other, 0.5)
     copy(), a @ b
     copy_seconds = min(clock.seconds(copy) for _ in range(5))
     product_seconds = min(clock.seconds(lambda: a @ b) for _ in range(5))

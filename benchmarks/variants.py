@@ -12,7 +12,6 @@ import numpy as np
 
 from benchmarks.inputs import Inputs
 from minilm import reference
-from minilm.backend import to_numpy
 from minilm.memory import MemoryPool
 from minilm.selection import which
 
@@ -44,12 +43,6 @@ class Variant(NamedTuple):
             self.forward()
         return self.forward()
 
-    def results(self) -> list[np.ndarray]:
-        """Outputs and gradients, as host arrays."""
-        value = self.value()
-        found = host(self.outputs(value))
-        return found if self.backward is None else found + host(self.backward(value))
-
 
 class Reference(NamedTuple):
     """The results that the variants must give."""
@@ -74,6 +67,12 @@ class Workload(NamedTuple):
     on_host: bool = False  # timed on the host's clock, from an idle device to an idle one: what a user waits for
     notes: tuple[str, ...] = ()  # variants that are left out, and why
 
+    def amounts(self, phase: str) -> tuple[float, float]:
+        """Bytes moved and operations of a phase, at least; 0 where nothing is stated, as of a backward alone."""
+        if phase == "both":
+            return self.bytes_both, self.flops_both
+        return (0.0, 0.0) if phase == "backward" else (self.bytes_forward, self.flops_forward)
+
 
 class Setting(NamedTuple):
     """Where and how."""
@@ -81,7 +80,6 @@ class Setting(NamedTuple):
     xp: Any
     dtype: str
     peers: tuple[str, ...]
-    seed: int = 0
     interpret: bool = False  # NumPy arrays, and Triton's interpreter: to check its kernels where no GPU is
     inputs: Inputs | None = None  # where they are listed, so that they can be changed between calls
 
@@ -108,14 +106,14 @@ class Setting(NamedTuple):
         if self.dtype == "bfloat16":
             import ml_dtypes  # noqa: F401  NumPy knows the name from here on
         if self.xp is not np and math.prod(shape) >= DRAWN_ON_DEVICE:
-            drawn = self.xp.random.default_rng(self.seed + len(shape)).standard_normal(shape, dtype=np.float32)
+            drawn = self.xp.random.default_rng(len(shape)).standard_normal(shape, dtype=np.float32)
             drawn *= np.float32(scale)
             return self.share(drawn.astype(np.dtype(self.dtype), copy=False))
-        rng = np.random.default_rng((self.seed, *shape))
+        rng = np.random.default_rng((0, *shape))
         return self.share(self.xp.asarray((scale * rng.standard_normal(shape)).astype(self.dtype)))
 
     def integers(self, high: int, *shape: int) -> Any:
-        return self.share(self.xp.asarray(np.random.default_rng(self.seed + 1).integers(0, high, shape)))
+        return self.share(self.xp.asarray(np.random.default_rng(1).integers(0, high, shape)))
 
     def adopt(self, array: Any) -> Any:
         """An array of any library as one of `xp`, where it lies; bfloat16 as float32, which holds all its numbers."""
@@ -145,18 +143,19 @@ class Setting(NamedTuple):
         return torch
 
     def triton(self) -> Any:
-        """Triton, or None: it serves a GPU, on PyTorch's tensors, in float32 and shorter types.
+        """Triton's variants, or None: it serves a GPU, on PyTorch's tensors, in float32 and shorter types.
 
         `interpret` puts its interpreter, on NumPy's arrays, in the GPU's place; the environment must hold
         TRITON_INTERPRET=1 before Triton is imported.
         """
-        if "triton" not in self.peers or (self.xp is np) != self.interpret or self.dtype == "float64":
+        asked = "triton" in self.peers and (self.xp is np) == self.interpret and self.dtype != "float64"
+        if not asked or self._pytorch() is None:
             return None
         try:
-            import triton
+            from benchmarks.peers import triton_functions
         except ImportError:
             return None
-        return triton if self._pytorch() else None
+        return triton_functions
 
     def tensor(self, torch: Any, array: Any) -> Any:
         """A copy of an array where PyTorch is to work on it; it changes with the array."""
@@ -173,15 +172,8 @@ class Setting(NamedTuple):
     def torch_device(self) -> str:
         return "cpu" if self.xp is np else "cuda"
 
-    def jax(self) -> Any:
-        """JAX, or None: it is compared in float32 on the CPU."""
-        return self._float32_on_the_cpu("jax")
-
-    def gensim(self) -> Any:
-        """gensim, or None; its arithmetic is float32 on the CPU."""
-        return self._float32_on_the_cpu("gensim")
-
-    def _float32_on_the_cpu(self, peer: str) -> Any:
+    def on_the_cpu(self, peer: str) -> Any:
+        """The library `peer`, JAX or gensim, or None: they are compared in float32 on the CPU."""
         if peer not in self.peers or self.xp is not np or self.dtype != "float32":
             return None
         try:
@@ -199,20 +191,6 @@ def arrays_in(value: Any) -> list[Any]:
     return [value]
 
 
-def host(value: Any) -> list[np.ndarray]:
-    """All arrays in a nested result, on the host."""
-    return [_on_host(array) for array in arrays_in(value)]
-
-
-def _on_host(array: Any) -> np.ndarray:
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-        return (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
-    if type(array).__module__.startswith("jax"):
-        return np.asarray(array)
-    return to_numpy(np.asarray(array) if np.isscalar(array) else array)
-
-
 def pair(forward: Callable[[], tuple[Any, Any]], backward: Callable[[Any, Any], Any], dy: Any) -> Variant:
     """A variant from an op pair: forward() -> (y, cache), backward(dy, cache)."""
     return Variant(forward, lambda value: backward(dy, value[1]), lambda value: value[0])
@@ -221,6 +199,27 @@ def pair(forward: Callable[[], tuple[Any, Any]], backward: Callable[[Any, Any], 
 def call(function: Callable[[], Any], outputs: Callable[[Any], Any] = lambda value: value) -> Variant:
     """A variant without a backward; what it returns is compared, unless `outputs` makes something else of it."""
     return Variant(function, None, outputs)
+
+
+def updating(
+    step: Callable[[], Any],
+    arrays: list[Any],
+    start: list[Any],
+    calls: int = 1,
+    restart: Callable[[], None] | None = None,
+) -> Variant:
+    """A variant whose steps change `arrays` and go on from there; compared are the changes of `calls` from `start`."""
+
+    def reset() -> None:
+        if restart:
+            restart()
+        for array, first in zip(arrays, start, strict=True):
+            array[...] = first
+
+    def changes(_: Any) -> list[Any]:
+        return [array - first for array, first in zip(arrays, start, strict=True)]
+
+    return Variant(step, None, changes, reset=reset, calls=calls)
 
 
 def whole(variant: Variant) -> Callable[[], Any]:
@@ -256,14 +255,6 @@ def _within(context: Callable[[], AbstractContextManager], variant: Variant) -> 
         return None if function is None else run
 
     return variant._replace(forward=entering(variant.forward), backward=entering(variant.backward))
-
-
-def op_variants(
-    op: str, forward: Callable[[], Any], backward: Callable[..., Any], dy: Any, *args: Any, **options: Any
-) -> dict[str, Variant]:
-    """The definition, and the tuned version where one serves these arguments."""
-    variant = pair(forward, backward, dy)
-    return with_tuned(variant, op, *args, **options)
 
 
 def with_tuned(variant: Variant, op: str, *args: Any, **options: Any) -> dict[str, Variant]:

@@ -18,7 +18,7 @@ def variant(
     setting: Setting, function: Callable[..., Any], inputs: Sequence[Any], dy: Any, constants: Sequence[Any] = ()
 ) -> Variant:
     """y = function(*inputs, *constants) and the gradients of the inputs from dy (1 for a scalar y)."""
-    jax = setting.jax()
+    jax = setting.on_the_cpu("jax")
     arrays, fixed = copies(setting, jax, inputs), copies(setting, jax, constants)
     gradient = copies(setting, jax, [dy if hasattr(dy, "shape") else inputs[0].dtype.type(1)])
 
@@ -46,42 +46,29 @@ def copies(setting: Setting, jax: Any, arrays: Sequence[Any]) -> list[Any]:
     return held
 
 
-def conv1d(jax: Any) -> Callable[..., Any]:
+# ---- functions of JAX, the library first
+
+
+def conv1d(jax: Any, x: Any, weight: Any, bias: Any) -> Any:
     """x (B, T, C), weight (out, in, K), padded so that the length stays."""
-
-    def function(x: Any, weight: Any, bias: Any) -> Any:
-        layout = ("NWC", "OIW", "NWC")
-        return jax.lax.conv_general_dilated(x, weight, (1,), "SAME", dimension_numbers=layout) + bias
-
-    return function
+    layout = ("NWC", "OIW", "NWC")
+    return jax.lax.conv_general_dilated(x, weight, (1,), "SAME", dimension_numbers=layout) + bias
 
 
-def attention(jax: Any, causal: bool = True) -> Callable[..., Any]:
+def attention(jax: Any, q: Any, k: Any, v: Any, causal: bool = True) -> Any:
     """q, k, v (B, H, T, D); JAX keeps the heads behind the time."""
-
-    def function(q: Any, k: Any, v: Any) -> Any:
-        turned = (x.swapaxes(1, 2) for x in (q, k, v))  # (B, T, H, D)
-        return jax.nn.dot_product_attention(*turned, is_causal=causal).swapaxes(1, 2)
-
-    return function
+    turned = (x.swapaxes(1, 2) for x in (q, k, v))  # (B, T, H, D)
+    return jax.nn.dot_product_attention(*turned, is_causal=causal).swapaxes(1, 2)
 
 
-def cross_entropy(jax: Any) -> Callable[..., Any]:
+def cross_entropy(jax: Any, logits: Any, targets: Any) -> Any:
     """The mean over rows of −log softmax(logits)[target]."""
-
-    def function(logits: Any, targets: Any) -> Any:
-        chosen = jax.numpy.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
-        return (jax.nn.logsumexp(logits, axis=1) - chosen).mean()
-
-    return function
+    chosen = jax.numpy.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+    return (jax.nn.logsumexp(logits, axis=1) - chosen).mean()
 
 
-def layer_norm(jax: Any) -> Callable[..., Any]:
+def layer_norm(jax: Any, x: Any, gain: Any, bias: Any) -> Any:
     """gain · (x − μ)/σ + bias over the last axis."""
-
-    def function(x: Any, gain: Any, bias: Any) -> Any:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = (centred * centred).mean(axis=-1, keepdims=True)
-        return gain * centred * jax.lax.rsqrt(variance + 1e-5) + bias
-
-    return function
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    return gain * centred * jax.lax.rsqrt(variance + 1e-5) + bias

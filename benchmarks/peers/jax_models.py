@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.peers.jax_functions import copies, cross_entropy, layer_norm
@@ -12,13 +13,12 @@ from minilm.backend import to_numpy
 
 def gpt_step(setting: Setting, model: Any, batch: Any) -> Variant:
     """One AdamW step of the preset `gpt` with a learning rate of 0. Compared: the loss and the gradients."""
-    jax = setting.jax()
+    jax = setting.on_the_cpu("jax")
     device = jax.devices("cpu")[0]
     weights = {name: jax.device_put(to_numpy(array), device) for name, array in model.parameters().items()}
     texts = copies(setting, jax, [batch.ids, batch.targets])
-    differentiate = jax.value_and_grad(
-        _gpt_loss(jax, len(model.backbone.blocks.children), model.backbone.blocks.children["0"].self_attn.heads)
-    )
+    blocks = model.backbone.blocks.children
+    differentiate = jax.value_and_grad(_gpt_loss(jax, len(blocks), blocks["0"].self_attn.attention.heads))
 
     @jax.jit
     def step(weights: Any, m: Any, v: Any, count: Any, lr: Any, texts: Any) -> Any:
@@ -42,7 +42,7 @@ def gpt_step(setting: Setting, model: Any, batch: Any) -> Variant:
 
 def _gpt_loss(jax: Any, layers: int, heads: int) -> Callable[..., Any]:
     """(weights, ids, targets) -> mean cross-entropy, for learned positions, pre-norm blocks, a tied head, no biases."""
-    norm, mean_cross_entropy = layer_norm(jax), cross_entropy(jax)
+    norm = partial(layer_norm, jax)
 
     def loss_of(weights: Any, ids: Any, targets: Any) -> Any:
         def of(name: str) -> Any:
@@ -58,6 +58,6 @@ def _gpt_loss(jax: Any, layers: int, heads: int) -> Callable[..., Any]:
             h = jax.nn.gelu(norm(x, of(f"{block}.norm2"), 0.0) @ of(f"{block}.linear1").T, approximate=True)
             x = x + h @ of(f"{block}.linear2").T
         logits = norm(x, of("norm"), 0.0) @ of("embedding").T  # (B, T, V)
-        return mean_cross_entropy(logits.reshape(B * T, -1), targets.reshape(-1))
+        return cross_entropy(jax, logits.reshape(B * T, -1), targets.reshape(-1))
 
     return loss_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.variants import Variant, call
+from benchmarks.variants import Variant, call, updating
 from minilm.backend import to_numpy
 
 
@@ -32,28 +32,39 @@ def _training_step(torch: Any, leaves: dict[str, Any], loss_of: Callable[[], Any
     return call(step, lambda loss: [loss, *(leaf.grad for leaf in leaves.values())])
 
 
-def gpt_step(torch: Any, model: Any, batch: Any, device: str) -> Variant:
-    """One AdamW step of the preset `gpt` (learned positions, pre-norm, tied head, no biases). The batch: tensors."""
-    F, leaves = torch.nn.functional, _weights(torch, model, device)
-    ids, targets = batch.ids, batch.targets
-    (B, T), C = ids.shape, leaves["backbone.embedding.weight"].shape[1]
-    layers = len(model.backbone.blocks.children)
-    heads = model.backbone.blocks.children["0"].self_attn.heads
+def _layers(torch: Any, leaves: dict[str, Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The linear layer and the layer norm, of an input and a name; with a bias where there is one."""
+    F = torch.nn.functional
+
+    def affine(x: Any, name: str) -> Any:
+        return F.linear(x, leaves[f"{name}.weight"], leaves.get(f"{name}.bias"))
 
     def norm(x: Any, name: str) -> Any:
-        return F.layer_norm(x, (C,), leaves[f"backbone.{name}.weight"])
+        return F.layer_norm(x, x.shape[-1:], leaves[f"{name}.weight"], leaves.get(f"{name}.bias"))
+
+    return affine, norm
+
+
+def gpt_step(torch: Any, model: Any, batch: Any, device: str) -> Variant:
+    """One AdamW step of the preset `gpt` (learned positions, pre-norm, tied head, no biases). The batch: tensors."""
+    F, leaves = torch.nn.functional, _weights(torch, model.backbone, device)
+    affine, norm = _layers(torch, leaves)
+    ids, targets = batch.ids, batch.targets
+    (B, T), C = ids.shape, leaves["embedding.weight"].shape[1]
+    layers = len(model.backbone.blocks.children)
+    heads = model.backbone.blocks.children["0"].self_attn.attention.heads
 
     def loss_of() -> Any:
-        x = F.embedding(ids, leaves["backbone.embedding.weight"]) + leaves["backbone.positions.weight"][:T]  # (B, T, C)
+        x = F.embedding(ids, leaves["embedding.weight"]) + leaves["positions.weight"][:T]  # (B, T, C)
         for number in range(layers):
-            block = f"backbone.blocks.{number}"
-            qkv = F.linear(norm(x, f"blocks.{number}.norm1"), leaves[f"{block}.self_attn.in_proj.weight"])
+            block = f"blocks.{number}"
+            qkv = affine(norm(x, f"{block}.norm1"), f"{block}.self_attn.in_proj")
             q, k, v = (part.view(B, T, heads, C // heads).transpose(1, 2) for part in qkv.split(C, dim=2))
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, C)
-            x = x + F.linear(y, leaves[f"{block}.self_attn.out_proj.weight"])
-            h = F.linear(norm(x, f"blocks.{number}.norm2"), leaves[f"{block}.linear1.weight"])
-            x = x + F.linear(F.gelu(h, approximate="tanh"), leaves[f"{block}.linear2.weight"])
-        logits = F.linear(norm(x, "norm"), leaves["backbone.embedding.weight"])  # (B, T, V)
+            x = x + affine(y, f"{block}.self_attn.out_proj")
+            h = affine(norm(x, f"{block}.norm2"), f"{block}.linear1")
+            x = x + affine(F.gelu(h, approximate="tanh"), f"{block}.linear2")
+        logits = F.linear(norm(x, "norm"), leaves["embedding.weight"])  # (B, T, V)
         return F.cross_entropy(logits.view(B * T, -1), targets.reshape(-1))
 
     return _training_step(torch, leaves, loss_of)
@@ -83,14 +94,9 @@ def bert_encode(torch: Any, backbone: Any, heads: int, ids: Any, lengths: Any, d
     ids and lengths are tensors.
     """
     F, leaves = torch.nn.functional, _weights(torch, backbone, device)
+    affine, norm = _layers(torch, leaves)
     (B, T), C = ids.shape, leaves["embedding.weight"].shape[1]
     layers = len(backbone.blocks.children)
-
-    def affine(x: Any, name: str) -> Any:
-        return F.linear(x, leaves[f"{name}.weight"], leaves[f"{name}.bias"])
-
-    def norm(x: Any, name: str) -> Any:
-        return F.layer_norm(x, (C,), leaves[f"{name}.weight"], leaves[f"{name}.bias"])
 
     @torch.inference_mode()
     def encode() -> Any:
@@ -114,22 +120,17 @@ def generate(torch: Any, model: Any, prompt: Any, tokens: Any, device: str) -> V
     For the preset `gpt` with biases, one text. The prompt fills the buffer once; each run goes on from there. prompt
     (1, T) and tokens (1, n) are tensors.
     """
-    F, leaves = torch.nn.functional, _weights(torch, model, device)
-    C, heads = leaves["backbone.embedding.weight"].shape[1], model.backbone.blocks.children["0"].self_attn.heads
-    layers, length = len(model.backbone.blocks.children), prompt.shape[1]
-    like = leaves["backbone.embedding.weight"]
+    F, leaves = torch.nn.functional, _weights(torch, model.backbone, device)
+    affine, norm = _layers(torch, leaves)
+    blocks, like = model.backbone.blocks.children, leaves["embedding.weight"]
+    layers, heads = len(blocks), blocks["0"].self_attn.attention.heads
+    C, length = like.shape[1], prompt.shape[1]
     past = like.new_zeros(layers, 2, 1, heads, length + tokens.shape[1], C // heads)  # keys and values of each layer
-
-    def affine(x: Any, name: str) -> Any:
-        return F.linear(x, leaves[f"backbone.{name}.weight"], leaves[f"backbone.{name}.bias"])
-
-    def norm(x: Any, name: str) -> Any:
-        return F.layer_norm(x, (C,), leaves[f"backbone.{name}.weight"], leaves[f"backbone.{name}.bias"])
 
     def forward(ids: Any, start: int) -> Any:
         """The logits (1, V) after ids (1, n), whose first has the place `start`."""
         stop = start + ids.shape[1]
-        x = F.embedding(ids, leaves["backbone.embedding.weight"]) + leaves["backbone.positions.weight"][start:stop]
+        x = F.embedding(ids, leaves["embedding.weight"]) + leaves["positions.weight"][start:stop]
         for number in range(layers):
             block = f"blocks.{number}"
             qkv = affine(norm(x, f"{block}.norm1"), f"{block}.self_attn.in_proj")
@@ -142,7 +143,7 @@ def generate(torch: Any, model: Any, prompt: Any, tokens: Any, device: str) -> V
             x = x + affine(y.transpose(1, 2).reshape(1, -1, C), f"{block}.self_attn.out_proj")
             h = affine(norm(x, f"{block}.norm2"), f"{block}.linear1")
             x = x + affine(F.gelu(h, approximate="tanh"), f"{block}.linear2")
-        return F.linear(norm(x[:, -1], "norm"), leaves["backbone.embedding.weight"])
+        return F.linear(norm(x[:, -1], "norm"), leaves["embedding.weight"])
 
     with torch.inference_mode():
         forward(prompt, 0)
@@ -170,15 +171,7 @@ def skip_gram(torch: Any, start: list[Any], batches: Callable[[], Any], weight: 
             loss.backward()
             optimizer.step()
 
-    def reset() -> None:
-        with torch.no_grad():
-            for table, first in zip(tables, start, strict=True):
-                table.weight.copy_(first)
-
-    def outputs(_: None) -> list[Any]:
-        return [table.weight.detach() - first for table, first in zip(tables, start, strict=True)]
-
-    return Variant(epoch, None, outputs, reset=reset)
+    return updating(epoch, [table.weight.detach() for table in tables], start)
 
 
 def adamw(torch: Any, start: list[Any], gradients: list[Any], **options: Any) -> Variant:
@@ -188,13 +181,4 @@ def adamw(torch: Any, start: list[Any], gradients: list[Any], **options: Any) ->
         leaf.grad = gradient
     optimizer = torch.optim.AdamW(leaves, **options)
 
-    def reset() -> None:
-        optimizer.state.clear()
-        with torch.no_grad():
-            for leaf, value in zip(leaves, start, strict=True):
-                leaf.copy_(value)
-
-    def outputs(_: None) -> list[Any]:
-        return [leaf.detach() - value for leaf, value in zip(leaves, start, strict=True)]
-
-    return Variant(optimizer.step, None, outputs, reset=reset, calls=3)
+    return updating(optimizer.step, [leaf.detach() for leaf in leaves], start, 3, optimizer.state.clear)

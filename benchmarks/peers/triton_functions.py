@@ -5,15 +5,15 @@ is the comparison of results that precedes every timing, and keeps the fastest. 
 call. Launches go to PyTorch's stream, which is CuPy's: the default one.
 
 In Triton's interpreter (`Setting.interpret`) nothing is timed: a choice is given, or the first one is taken.
-
-The variants were checked in the interpreter; they have been neither timed nor run on a GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
 import triton
 
 from benchmarks import triton_kernels
@@ -38,10 +38,7 @@ def _blocks(*choices: tuple[int, int]) -> list[triton.Config]:
 
 WHOLE_ROWS = [triton.Config({}, num_warps=warps) for warps in (4, 2, 8, 16)]  # the block is the row
 CHOICES = {
-    "softmax_forward": WHOLE_ROWS,
-    "softmax_backward": WHOLE_ROWS,
-    "layer_norm_forward": WHOLE_ROWS,
-    "layer_norm_backward": WHOLE_ROWS,
+    **{f"{op}_{part}": WHOLE_ROWS for op in ("softmax", "layer_norm") for part in ("forward", "backward")},
     "layer_norm_sum_parts": [
         triton.Config({"BLOCK_P": 32, "BLOCK_N": 32}, num_warps=4),
         triton.Config({"BLOCK_P": 128, "BLOCK_N": 16}, num_warps=8),
@@ -84,12 +81,12 @@ def _launcher(setting: Setting, *key: str, choice: int | None = None) -> Any:
     return lambda name: _tuned(name, setting.dtype, key, choice)
 
 
-def softmax(setting: Setting, x: Any, dy: Any) -> Variant:
-    """Over the rows of x (rows, columns)."""
-    import torch
-
+def softmax(setting: Setting, x: Any, dy: Any) -> Variant | None:
+    """Over the rows of x (rows, columns); None where they are too long."""
+    rows, columns = x.shape
+    if columns > LONGEST_ROW:
+        return None
     a, slope = setting.tensor(torch, x), setting.tensor(torch, dy)
-    rows, columns = a.shape
     if a.numel() >= 2**31:
         raise ValueError(f"softmax in Triton: {rows} x {columns} numbers are beyond its 32-bit offsets; take fewer")
     block, kernel = triton.next_power_of_2(columns), _launcher(setting, "N")
@@ -107,14 +104,14 @@ def softmax(setting: Setting, x: Any, dy: Any) -> Variant:
     return pair(forward, backward, slope)
 
 
-def layer_norm(setting: Setting, x: Any, gain: Any, bias: Any, dy: Any, eps: float = 1e-5) -> Variant:
-    """Over the rows of x (rows, columns)."""
-    import torch
-
+def layer_norm(setting: Setting, x: Any, gain: Any, bias: Any, dy: Any, eps: float = 1e-5) -> Variant | None:
+    """Over the rows of x (rows, columns); None where they are too long."""
+    rows, columns = x.shape
+    if columns > LONGEST_ROW:
+        return None
     a, scale, shift, slope = (setting.tensor(torch, array) for array in (x, gain, bias, dy))
-    rows, columns = a.shape
     block, kernel = triton.next_power_of_2(columns), _launcher(setting, "N")
-    programs = min(rows, _programs(torch, setting))
+    programs = min(rows, _programs(setting))
 
     def forward() -> tuple[Any, Any]:
         y = torch.empty_like(a)
@@ -134,17 +131,15 @@ def layer_norm(setting: Setting, x: Any, gain: Any, bias: Any, dy: Any, eps: flo
     return pair(forward, backward, slope)
 
 
-def _programs(torch: Any, setting: Setting) -> int:
+def _programs(setting: Setting) -> int:
     """How many programs share the rows of a sum over rows: a few for each multiprocessor."""
     if setting.interpret:
         return 40
     return 4 * torch.cuda.get_device_properties(setting.torch_device).multi_processor_count
 
 
-def cross_entropy(setting: Setting, logits: Any, targets: Any) -> Variant:
+def cross_entropy(setting: Setting, logits: Any, targets: Any, dloss: float = 1.0) -> Variant:
     """The mean over the rows of logits (rows, columns); targets (rows,). The mean itself is PyTorch's."""
-    import torch
-
     a, classes = setting.tensor(torch, logits), setting.tensor(torch, targets)
     rows, columns = a.shape
     kernel = _launcher(setting, "N")
@@ -161,30 +156,27 @@ def cross_entropy(setting: Setting, logits: Any, targets: Any) -> Variant:
         )
         return dlogits
 
-    return pair(forward, backward, 1.0)
+    return pair(forward, backward, dloss)
 
 
 def attention(
     setting: Setting, q: Any, k: Any, v: Any, dy: Any, causal: bool = True, choice: int | None = None
-) -> Variant:
-    """q, k, v, dy (B, H, T, D) with D one of HEAD_SIZES. choice: the number of one, None: the fastest."""
-    import torch
-
+) -> Variant | None:
+    """q, k, v, dy (B, H, T, D); None where D is none of HEAD_SIZES. choice: the number of one, None: the fastest."""
+    B, H, T, D = q.shape
+    if D not in HEAD_SIZES:
+        return None
     a, b, c, slope = (setting.tensor(torch, x) for x in (q, k, v, dy))
-    B, H, T, D = a.shape
     kernel = _launcher(setting, "T", "D", "CAUSAL", choice=choice)
     known = {"D": D, "CAUSAL": causal}
     scale = D**-0.5
 
-    def per_queries(meta: dict[str, Any]) -> tuple[int, int]:
-        return triton.cdiv(T, meta["BLOCK_Q"]), B * H
-
-    def per_keys(meta: dict[str, Any]) -> tuple[int, int]:
-        return triton.cdiv(T, meta["BLOCK_K"]), B * H
+    def programs(block: str) -> Callable[[dict[str, Any]], tuple[int, int]]:
+        return lambda meta: (triton.cdiv(T, meta[block]), B * H)
 
     def forward() -> tuple[Any, Any]:
         y, lse = torch.empty_like(a), torch.empty((B, H, T), dtype=torch.float32, device=a.device)
-        kernel("attention_forward")[per_queries](a, b, c, y, lse, scale, T, **known)
+        kernel("attention_forward")[programs("BLOCK_Q")](a, b, c, y, lse, scale, T, **known)
         return y, (y, lse)
 
     def backward(slope: Any, saved: Any) -> tuple[Any, Any, Any]:
@@ -193,8 +185,11 @@ def attention(
         delta_kernel = _launcher(setting, "D")("attention_delta")
         delta_kernel[lambda meta: (triton.cdiv(B * H * T, meta["BLOCK"]),)](y, slope, delta, B * H * T, D=D)
         inputs = (a, b, c, slope, lse, delta)
-        kernel("attention_backward_dkdv")[per_keys](*inputs, dk, dv, scale, T, **known)
-        kernel("attention_backward_dq")[per_queries](*inputs, dq, scale, T, **known)
+        kernel("attention_backward_dkdv")[programs("BLOCK_K")](*inputs, dk, dv, scale, T, **known)
+        kernel("attention_backward_dq")[programs("BLOCK_Q")](*inputs, dq, scale, T, **known)
         return dq, dk, dv
 
     return pair(forward, backward, slope)
+
+
+OPS = {"softmax": softmax, "layer_norm": layer_norm, "cross_entropy": cross_entropy, "attention": attention}

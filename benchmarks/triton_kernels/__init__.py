@@ -16,32 +16,22 @@ from typing import Any, NamedTuple
 
 import triton
 
-from benchmarks.triton_kernels.attention import attention_forward
+from benchmarks.triton_kernels.attention import attention_forward as attention_forward
 from benchmarks.triton_kernels.attention_backward import (
-    attention_backward_dkdv,
-    attention_backward_dq,
-    attention_delta,
+    attention_backward_dkdv as attention_backward_dkdv,
+    attention_backward_dq as attention_backward_dq,
+    attention_delta as attention_delta,
 )
-from benchmarks.triton_kernels.cross_entropy import cross_entropy_backward, cross_entropy_forward
-from benchmarks.triton_kernels.layer_norm import layer_norm_backward, layer_norm_forward, layer_norm_sum_parts
-from benchmarks.triton_kernels.softmax import softmax_backward, softmax_forward
-
-__all__ = [
-    "KERNELS",
-    "Kernel",
-    "attention_backward_dkdv",
-    "attention_backward_dq",
-    "attention_delta",
-    "attention_forward",
-    "compiled",
-    "cross_entropy_backward",
-    "cross_entropy_forward",
-    "layer_norm_backward",
-    "layer_norm_forward",
-    "layer_norm_sum_parts",
-    "softmax_backward",
-    "softmax_forward",
-]
+from benchmarks.triton_kernels.cross_entropy import (
+    cross_entropy_backward as cross_entropy_backward,
+    cross_entropy_forward as cross_entropy_forward,
+)
+from benchmarks.triton_kernels.layer_norm import (
+    layer_norm_backward as layer_norm_backward,
+    layer_norm_forward as layer_norm_forward,
+    layer_norm_sum_parts as layer_norm_sum_parts,
+)
+from benchmarks.triton_kernels.softmax import softmax_backward as softmax_backward, softmax_forward as softmax_forward
 
 COLUMNS = 4096
 HEAD = 64

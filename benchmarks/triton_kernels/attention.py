@@ -29,6 +29,20 @@ def store(at, value, inside, EDGE: tl.constexpr):
 
 
 @triton.jit
+def ends(block, T, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr, EVEN: tl.constexpr):
+    """For a block of queries: where the keys end that all of them see, and those that any of them sees."""
+    stop = T
+    whole = stop
+    if CAUSAL:
+        tl.static_assert(BLOCK_Q % BLOCK_K == 0)
+        stop = tl.minimum(T, (block + 1) * BLOCK_Q)
+        whole = block * BLOCK_Q
+    elif not EVEN:
+        whole = T // BLOCK_K * BLOCK_K
+    return whole, stop
+
+
+@triton.jit
 def attend(
     top, total, out, queries, k_at, v_at, rows, start, stop, T, to_base_2,
     D: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr, EDGE: tl.constexpr,
@@ -77,14 +91,7 @@ def attention_forward(
     to_base_2 = scale * LOG2_E
     k_at = k + base + keys[None, :] * D + d[:, None]  # (D, BLOCK_K): transposed
     v_at = v + base + keys[:, None] * D + d[None, :]
-    stop = T
-    whole = stop
-    if CAUSAL:
-        tl.static_assert(BLOCK_Q % BLOCK_K == 0)
-        stop = tl.minimum(T, (block + 1) * BLOCK_Q)
-        whole = block * BLOCK_Q
-    elif not EVEN:
-        whole = T // BLOCK_K * BLOCK_K
+    whole, stop = ends(block, T, BLOCK_Q, BLOCK_K, CAUSAL, EVEN)
     top, total, out, k_at, v_at = attend(
         top, total, out, queries, k_at, v_at, rows, 0, whole, T, to_base_2, D, BLOCK_K, False, False
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from benchmarks.triton_kernels.attention import LOG2_E, load, store
+from benchmarks.triton_kernels.attention import LOG2_E, ends, load, store
 
 
 @triton.jit
@@ -131,14 +131,7 @@ def attention_backward_dq(
     slope = load(dy + base + at, inside[:, None], not EVEN)
     log_sum = load(lse + head * T + rows, inside, not EVEN) * LOG2_E
     row_delta = load(delta + head * T + rows, inside, not EVEN)
-    stop = T
-    whole = stop
-    if CAUSAL:
-        tl.static_assert(BLOCK_Q % BLOCK_K == 0)
-        stop = tl.minimum(T, (block + 1) * BLOCK_Q)
-        whole = block * BLOCK_Q
-    elif not EVEN:
-        whole = T // BLOCK_K * BLOCK_K
+    whole, stop = ends(block, T, BLOCK_Q, BLOCK_K, CAUSAL, EVEN)
     total = tl.zeros([BLOCK_Q, D], tl.float32)
     total = gather_dq(
         total, queries, slope, k + base, v + base, log_sum, row_delta, rows, 0, whole, T, scale * LOG2_E,

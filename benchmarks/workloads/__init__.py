@@ -9,26 +9,25 @@ models that only run forward, `updates` the optimizer and the embeddings of word
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from benchmarks.variants import Setting, Variant, Workload
+from benchmarks.variants import Workload
 from benchmarks.workloads import inference, single_ops, steps, updates
-
-__all__ = ["WORKLOADS", "Setting", "Variant", "Workload"]
 
 WORKLOADS: dict[str, Callable[..., Workload]] = {
     "softmax": single_ops.softmax,
     "layer_norm": single_ops.layer_norm,
     "gelu": single_ops.gelu,
-    "gelu-tanh": single_ops.gelu_tanh,
+    "gelu-tanh": partial(single_ops.gelu, approximate="tanh"),
     "cross_entropy": single_ops.cross_entropy,
     "embedding": single_ops.embedding,
     "attention": single_ops.attention,
-    "attention-full": single_ops.attention_full,
+    "attention-full": partial(single_ops.attention, causal=False),
     "decode": single_ops.decode,
     "conv1d": single_ops.conv1d,
-    "rnn": single_ops.rnn,
-    "lstm": single_ops.lstm,
-    "gru": single_ops.gru,
+    "rnn": single_ops.recurrent,
+    "lstm": partial(single_ops.recurrent, op="lstm"),
+    "gru": partial(single_ops.recurrent, op="gru"),
     "gpt-step": steps.gpt_step,
     "classifier-step": steps.classifier_step,
     "gpt-step-large": steps.gpt_step_large,

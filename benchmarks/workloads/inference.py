@@ -22,22 +22,20 @@ def bert_encode(setting: Setting, layers: int = 6, width: int = 384, heads: int 
     backbone = TransformerBackbone(30522, width, layers, heads, context=T, rng=rng, dtype=setting.dtype, **of_bert)
     ids, lengths = setting.integers(30522, B, T), rng.integers(max(1, T // 4), T + 1, B)
     lengths[0] = T  # the batch is as long as its longest text
-    key_lengths, framework = setting.share(setting.xp.asarray(lengths)), None
+    key_lengths, peers = setting.share(setting.xp.asarray(lengths)), {}
     if torch := setting.torch():
         texts = [setting.tensor(torch, array) for array in (ids, key_lengths)]
-        framework = pytorch.bert_encode(torch, backbone, heads, *texts, setting.torch_device)
+        peers["torch"] = pytorch.bert_encode(torch, backbone, heads, *texts, setting.torch_device)
     backbone.to(setting.xp)
 
     def encode() -> Any:
         return backbone.forward(ids, lengths=key_lengths, train=False, cache=False)[0]
 
     variants = {"definition": definition(call(encode)), "tuned where served": recycling(call(encode))}
-    if framework:
-        variants["torch"] = framework
     weights = sum(array.size for name, array in backbone.parameters().items() if name.startswith("blocks."))
     flops = 2 * weights * B * T + 4 * layers * width * T * int(lengths.sum())
     size = f"{layers} x {heads} x {width}, T{T}, B{B}, {int(lengths.sum())} of {B * T} places filled"
-    return Workload("bert-encode", size, variants, 0.0, flops, setting.tolerance, on_host=True)
+    return Workload("bert-encode", size, variants | peers, 0.0, flops, setting.tolerance, on_host=True)
 
 
 def generate(
@@ -53,10 +51,10 @@ def generate(
     sizes = {"layers": layers, "heads": heads, "width": width, "context": T + tokens}
     model = preset_model("gpt", vocab_size=vocabulary, bias=True, dtype=setting.dtype, **sizes)
     prompt, following = setting.integers(vocabulary, 1, T), setting.integers(vocabulary, 1, tokens)
-    framework = None
+    peers = {}  # PyTorch copies the weights, while these are on the host
     if torch := setting.torch():
         texts = [setting.tensor(torch, array) for array in (prompt, following)]
-        framework = pytorch.generate(torch, model, *texts, setting.torch_device)
+        peers["torch"] = pytorch.generate(torch, model, *texts, setting.torch_device)
     model.to(setting.xp)
     _, start = model.next_logits(prompt)
 
@@ -68,11 +66,9 @@ def generate(
         return logits
 
     variants = {"definition": definition(call(continued)), "tuned where served": call(continued)}
-    if framework:
-        variants["torch"] = framework
     item = setting.xp.dtype(setting.dtype).itemsize
     read = sum(array.size for name, array in model.parameters().items() if "positions" not in name)
     past = 2 * layers * width * (T + tokens / 2)
     size = f"{layers} x {heads} x {width}, {tokens} tokens after {T}, vocabulary {vocabulary}"
     bytes_moved, flops = tokens * item * (read + past), 2 * tokens * (read + past)
-    return Workload("generate", size, variants, bytes_moved, flops, setting.tolerance, on_host=True)
+    return Workload("generate", size, variants | peers, bytes_moved, flops, setting.tolerance, on_host=True)

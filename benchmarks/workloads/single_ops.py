@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from benchmarks.peers import jax_functions
 from benchmarks.variants import (
     LeftOut,
+    Part,
     Setting,
     Variant,
     Workload,
     call,
     definition,
-    op_variants,
+    pair,
     reference_of,
     with_tuned,
 )
@@ -23,137 +26,98 @@ from minilm.kernels.cuda import attention_decode
 
 MOST_SCORES = 1 << 30  # bytes: attention's definition is left out where one array of its scores is larger
 
+Peer = Callable[..., Any]  # (library, floating arrays, arrays of integers) -> y
 
-def _torch_pair(setting: Setting, function: Callable[..., Any], inputs: Sequence[Any], dy: Any) -> Variant:
-    """PyTorch's forward, and its backward by autograd, on the same numbers."""
-    torch = setting.torch()
-    leaves = [setting.tensor(torch, x).requires_grad_() for x in inputs]
-    gradient = setting.tensor(torch, dy) if dy is not None else None
 
-    def forward() -> Any:
-        return function(*leaves)
-
-    def backward(y: Any) -> Any:
-        return torch.autograd.grad(y, leaves, gradient)
-
-    return Variant(forward, backward, lambda y: y)
+def _workload(
+    setting: Setting,
+    op: str,
+    size: str,
+    args: Sequence[Any],
+    dy: Any,
+    amounts: tuple[float, float, float, float],  # bytes and operations of the forward, and of forward and backward
+    torch: Peer,
+    jax: Peer,
+    name: str | None = None,
+    part: Part | None = None,
+    notes: tuple[str, ...] = (),
+    **options: Any,
+) -> Workload:
+    """op(*args, **options) and its backward, beside the peers. With `part` the definition computes a part only."""
+    forward, backward = getattr(ops, op), getattr(ops, f"{op}_backward")
+    variants = with_tuned(pair(lambda: forward(*args, **options), backward, dy), op, *args, **options)
+    if part:
+        variants.pop("definition", None)
+    arrays = [array for array in args if hasattr(array, "dtype")]
+    inputs, fixed = ([x for x in arrays if (x.dtype.kind == "i") is integer] for integer in (False, True))
+    if library := setting.torch():
+        leaves = [setting.tensor(library, x).requires_grad_() for x in inputs]
+        constants = [setting.tensor(library, x) for x in fixed]
+        gradient = setting.tensor(library, dy) if hasattr(dy, "shape") else None
+        variants["torch"] = Variant(
+            lambda: torch(library, *leaves, *constants),
+            lambda y: library.autograd.grad(y, leaves, gradient),
+            lambda y: y,
+        )
+    if compiler := setting.on_the_cpu("jax"):
+        variants["jax"] = jax_functions.variant(setting, partial(jax, compiler), inputs, dy, fixed)
+    if (triton := setting.triton()) and op in triton.OPS:
+        served = triton.OPS[op](setting, *args, dy, **options)
+        variants |= {"triton": served} if served else {}
+    if not variants:
+        raise LeftOut(f"{notes[0]}, and no other version serves it")
+    reference = reference_of(setting, forward, backward, dy, args, part, **options)
+    rates = (*amounts[:2], setting.tolerance, *amounts[2:])
+    return Workload(name or op, size, variants, *rates, reference, notes=notes)
 
 
 def softmax(setting: Setting, rows: int = 4096, columns: int = 1024) -> Workload:
     x, dy = setting.draw(rows, columns), setting.draw(rows, columns, scale=0.5)
-    variants = op_variants("softmax", lambda: ops.softmax(x), ops.softmax_backward, dy, x)
-    if torch := setting.torch():
-        variants["torch"] = _torch_pair(setting, lambda a: torch.softmax(a, -1), [x], dy)
-    if jax := setting.jax():
-        from benchmarks.peers import jax_functions
-
-        variants["jax"] = jax_functions.variant(setting, jax.nn.softmax, [x], dy)
-    if setting.triton():
-        from benchmarks.peers import triton_functions
-
-        if columns <= triton_functions.LONGEST_ROW:
-            variants["triton"] = triton_functions.softmax(setting, x, dy)
-    size, reference = f"{rows} x {columns}", reference_of(setting, ops.softmax, ops.softmax_backward, dy, [x])
-    return Workload(
-        "softmax", size, variants, 2 * x.nbytes, 4 * x.size, setting.tolerance, 4 * x.nbytes, 7 * x.size, reference
-    )
+    amounts = 2 * x.nbytes, 4 * x.size, 4 * x.nbytes, 7 * x.size
+    peers = (lambda torch, a: torch.softmax(a, -1)), (lambda jax, a: jax.nn.softmax(a))
+    return _workload(setting, "softmax", f"{rows} x {columns}", (x,), dy, amounts, *peers)
 
 
 def layer_norm(setting: Setting, rows: int = 4096, columns: int = 512) -> Workload:
     x, gain, bias = setting.draw(rows, columns), setting.draw(columns), setting.draw(columns)
     dy = setting.draw(rows, columns, scale=0.5)
-    args = (x, gain, bias)
-    variants = op_variants("layer_norm", lambda: ops.layer_norm(*args), ops.layer_norm_backward, dy, *args)
-    if torch := setting.torch():
-        norm = torch.nn.functional.layer_norm
-        variants["torch"] = _torch_pair(setting, lambda a, g, b: norm(a, (columns,), g, b), args, dy)
-    if jax := setting.jax():
-        from benchmarks.peers import jax_functions
-
-        variants["jax"] = jax_functions.variant(setting, jax_functions.layer_norm(jax), args, dy)
-    if setting.triton():
-        from benchmarks.peers import triton_functions
-
-        if columns <= triton_functions.LONGEST_ROW:
-            variants["triton"] = triton_functions.layer_norm(setting, *args, dy)
-    size, reference = f"{rows} x {columns}", reference_of(setting, ops.layer_norm, ops.layer_norm_backward, dy, args)
-    return Workload(
-        "layer_norm", size, variants, 2 * x.nbytes, 8 * x.size, setting.tolerance, 4 * x.nbytes, 20 * x.size, reference
-    )
+    peers = (lambda torch, a, g, b: torch.nn.functional.layer_norm(a, (columns,), g, b)), jax_functions.layer_norm
+    amounts, size = (2 * x.nbytes, 8 * x.size, 4 * x.nbytes, 20 * x.size), f"{rows} x {columns}"
+    return _workload(setting, "layer_norm", size, (x, gain, bias), dy, amounts, *peers)
 
 
 def gelu(setting: Setting, rows: int = 2048, columns: int = 2048, approximate: str = "none") -> Workload:
     x, dy = setting.draw(rows, columns), setting.draw(rows, columns, scale=0.5)
-    variants = op_variants("gelu", lambda: ops.gelu(x, approximate), ops.gelu_backward, dy, x, approximate)
-    if torch := setting.torch():
-        function = torch.nn.functional.gelu
-        variants["torch"] = _torch_pair(setting, lambda a: function(a, approximate=approximate), [x], dy)
-    if jax := setting.jax():
-        from benchmarks.peers import jax_functions
-
-        variants["jax"] = jax_functions.variant(
-            setting, lambda a: jax.nn.gelu(a, approximate=approximate == "tanh"), [x], dy
-        )
-    name, size = "gelu" if approximate == "none" else "gelu-tanh", f"{rows} x {columns}"
-    reference = reference_of(setting, ops.gelu, ops.gelu_backward, dy, (x, approximate))
-    return Workload(
-        name, size, variants, 2 * x.nbytes, 10 * x.size, setting.tolerance, 4 * x.nbytes, 20 * x.size, reference
+    amounts, size = (2 * x.nbytes, 10 * x.size, 4 * x.nbytes, 20 * x.size), f"{rows} x {columns}"
+    peers = (
+        lambda torch, a: torch.nn.functional.gelu(a, approximate=approximate),
+        lambda jax, a: jax.nn.gelu(a, approximate=approximate == "tanh"),
     )
-
-
-def gelu_tanh(setting: Setting, rows: int = 2048, columns: int = 2048) -> Workload:
-    return gelu(setting, rows, columns, "tanh")
+    name = "gelu" if approximate == "none" else "gelu-tanh"
+    return _workload(setting, "gelu", size, (x, approximate), dy, amounts, *peers, name)
 
 
 def cross_entropy(setting: Setting, rows: int = 1024, columns: int = 10000) -> Workload:
     logits, targets = setting.draw(rows, columns), setting.integers(columns, rows)
-    args = (logits, targets)
-    variants = op_variants("cross_entropy", lambda: ops.cross_entropy(*args), ops.cross_entropy_backward, 1.0, *args)
-    if torch := setting.torch():
-        labels, function = setting.tensor(torch, targets), torch.nn.functional.cross_entropy
-        variants["torch"] = _torch_pair(setting, lambda a: function(a, labels), [logits], None)
-    if jax := setting.jax():
-        from benchmarks.peers import jax_functions
-
-        variants["jax"] = jax_functions.variant(setting, jax_functions.cross_entropy(jax), [logits], None, [targets])
-    if setting.triton():
-        from benchmarks.peers import triton_functions
-
-        variants["triton"] = triton_functions.cross_entropy(setting, *args)
-    size, moved, numbers = f"{rows} x {columns}", logits.nbytes, logits.size
-    reference = reference_of(setting, ops.cross_entropy, ops.cross_entropy_backward, 1.0, args)
-    return Workload(
-        "cross_entropy", size, variants, moved, 5 * numbers, setting.tolerance, 2 * moved, 7 * numbers, reference
-    )
+    amounts = logits.nbytes, 5 * logits.size, 2 * logits.nbytes, 7 * logits.size
+    peers = (lambda torch, a, classes: torch.nn.functional.cross_entropy(a, classes)), jax_functions.cross_entropy
+    return _workload(setting, "cross_entropy", f"{rows} x {columns}", (logits, targets), 1.0, amounts, *peers)
 
 
 def embedding(setting: Setting, vocabulary: int = 10000, columns: int = 256, count: int = 4096) -> Workload:
     weight, dy = setting.draw(vocabulary, columns), setting.draw(count, columns)
     ids = setting.integers(vocabulary, count)
-    args = (ids, weight)
-    variants = op_variants("embedding", lambda: ops.embedding(*args), ops.embedding_backward, dy, *args)
-    if torch := setting.torch():
-        index, function = setting.tensor(torch, ids), torch.nn.functional.embedding
-        variants["torch"] = _torch_pair(setting, lambda w: function(index, w), [weight], dy)
-    if setting.jax():
-        from benchmarks.peers import jax_functions
-
-        variants["jax"] = jax_functions.variant(setting, lambda w, i: w[i], [weight], dy, [ids])
+    amounts = 2 * dy.nbytes, 0, 3 * dy.nbytes + weight.nbytes, dy.size  # the gradient is dense
+    peers = (lambda torch, w, ids: torch.nn.functional.embedding(ids, w)), (lambda _, w, ids: w[ids])
     size = f"{count} ids of {vocabulary} x {columns}"
-    both = 3 * dy.nbytes + weight.nbytes  # the gradient is dense
-    return Workload("embedding", size, variants, 2 * dy.nbytes, 0, setting.tolerance, both, dy.size)
+    return _workload(setting, "embedding", size, (ids, weight), dy, amounts, *peers)
 
 
 def attention(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 64, causal: bool = True) -> Workload:
     q, k, v, dy = (setting.draw(B, H, T, D, scale=scale) for scale in (1.0, 0.9, 0.8, 0.7))
-    args = (q, k, v)
-    variants = op_variants(
-        "attention", lambda: ops.attention(*args, causal=causal), ops.attention_backward, dy, *args, causal=causal
-    )
     notes, part = (), None
     scores = 4 * B * H * T * T  # bytes of one array of scores in float32; forward and backward hold several
     if scores > MOST_SCORES:
-        variants.pop("definition", None)
         scores_gb = f"whose scores are arrays of {scores / 1e9:.1f} GB"
         compared = "each check compares one head, drawn anew, with it"
         notes = (f"attention B{B} H{H} T{T}: no definition, {scores_gb}; {compared}",)
@@ -162,30 +126,15 @@ def attention(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 6
             b, h = int(random.integers(B)), int(random.integers(H))
             return slice(b, b + 1), slice(h, h + 1)
 
-    if torch := setting.torch():
-        function = torch.nn.functional.scaled_dot_product_attention
-        variants["torch"] = _torch_pair(setting, lambda a, b, c: function(a, b, c, is_causal=causal), args, dy)
-    if jax := setting.jax():
-        from benchmarks.peers import jax_functions
+    def torch_attention(torch: Any, a: Any, b: Any, c: Any) -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(a, b, c, is_causal=causal)
 
-        variants["jax"] = jax_functions.variant(setting, jax_functions.attention(jax, causal), args, dy)
-    if setting.triton():
-        from benchmarks.peers import triton_functions
-
-        if D in triton_functions.HEAD_SIZES:
-            variants["triton"] = triton_functions.attention(setting, *args, dy, causal=causal)
-    if not variants:
-        raise LeftOut(f"{notes[0]}, and no other version serves it")
     flops = 4 * B * H * T * T * D  # two products; their gradients are four more
     flops = flops // 2 if causal else flops  # over half of all pairs
-    name, size = "attention" if causal else "attention-full", f"B{B} H{H} T{T} D{D} {'causal' if causal else 'full'}"
-    reference = reference_of(setting, ops.attention, ops.attention_backward, dy, args, part, causal=causal)
-    rates = (4 * q.nbytes, flops, setting.tolerance, 8 * q.nbytes, 3 * flops)
-    return Workload(name, size, variants, *rates, reference, notes=notes)
-
-
-def attention_full(setting: Setting, B: int = 8, H: int = 6, T: int = 256, D: int = 64) -> Workload:
-    return attention(setting, B, H, T, D, causal=False)
+    amounts, size = (4 * q.nbytes, flops, 8 * q.nbytes, 3 * flops), f"B{B} H{H} T{T} D{D}"
+    peers = (torch_attention, partial(jax_functions.attention, causal=causal))
+    name, size = ("attention", f"{size} causal") if causal else ("attention-full", f"{size} full")
+    return _workload(setting, "attention", size, (q, k, v), dy, amounts, *peers, name, part, notes, causal=causal)
 
 
 def decode(setting: Setting, B: int = 8, H: int = 8, Hkv: int = 2, T: int = 2048, D: int = 64) -> Workload:
@@ -208,23 +157,21 @@ def decode(setting: Setting, B: int = 8, H: int = 8, Hkv: int = 2, T: int = 2048
 
 def conv1d(setting: Setting, B: int = 32, T: int = 100, C: int = 64, K: int = 3) -> Workload:
     x, weight, bias = setting.draw(B, T, C), setting.draw(C, C, K, scale=0.1), setting.draw(C)
-    dy, args = setting.draw(B, T, C, scale=0.5), (x, weight, bias)
-    variants = op_variants("conv1d", lambda: ops.conv1d(*args), ops.conv1d_backward, dy, *args)
-    if torch := setting.torch():
-        function = torch.nn.functional.conv1d
-        variants["torch"] = _torch_pair(
-            setting, lambda a, w, b: function(a.transpose(1, 2), w, b, padding="same").transpose(1, 2), args, dy
-        )
-    if jax := setting.jax():
-        from benchmarks.peers import jax_functions
+    dy = setting.draw(B, T, C, scale=0.5)
 
-        variants["jax"] = jax_functions.variant(setting, jax_functions.conv1d(jax), args, dy)
+    def torch_conv1d(torch: Any, a: Any, w: Any, b: Any) -> Any:
+        return torch.nn.functional.conv1d(a.transpose(1, 2), w, b, padding="same").transpose(1, 2)
+
     flops = 2 * B * T * C * C * K
-    size = f"B{B} T{T} C{C} K{K}"
-    return Workload("conv1d", size, variants, 2 * x.nbytes, flops, setting.tolerance, 4 * x.nbytes, 3 * flops)
+    amounts, size = (2 * x.nbytes, flops, 4 * x.nbytes, 3 * flops), f"B{B} T{T} C{C} K{K}"
+    args = (x, weight, bias)
+    return _workload(setting, "conv1d", size, args, dy, amounts, torch_conv1d, jax_functions.conv1d)
 
 
-def _recurrent(op: str, gates: int, setting: Setting, B: int, T: int, inputs: int, H: int) -> Workload:
+def recurrent(
+    setting: Setting, B: int = 32, T: int = 100, inputs: int = 256, H: int = 512, op: str = "rnn"
+) -> Workload:
+    gates = {"rnn": 1, "lstm": 4, "gru": 3}[op]
     x, bias = setting.draw(B, T, inputs), setting.draw(gates * H, scale=0.05)
     w_ih, w_hh = setting.draw(gates * H, inputs, scale=0.05), setting.draw(gates * H, H, scale=0.05)
     dy, args = setting.draw(B, T, H, scale=0.5), (x, w_ih, w_hh, bias, bias)
@@ -238,7 +185,7 @@ def _recurrent(op: str, gates: int, setting: Setting, B: int, T: int, inputs: in
         results, cache = forward(*args)
         return results[0], cache
 
-    variants = op_variants(op, run, differentiate, dy, *args)
+    variants = with_tuned(pair(run, differentiate, dy), op, *args)
     if torch := setting.torch():
         layer = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[op](inputs, H, batch_first=True)
         layer = layer.to(setting.torch_device, getattr(torch, setting.dtype))
@@ -258,15 +205,3 @@ def _recurrent(op: str, gates: int, setting: Setting, B: int, T: int, inputs: in
     return Workload(
         op, size, variants, least + weights, flops, setting.tolerance, 2 * (least + weights), 3 * flops, on_host=True
     )
-
-
-def rnn(setting: Setting, B: int = 32, T: int = 100, inputs: int = 256, H: int = 512) -> Workload:
-    return _recurrent("rnn", 1, setting, B, T, inputs, H)
-
-
-def lstm(setting: Setting, B: int = 32, T: int = 100, inputs: int = 256, H: int = 512) -> Workload:
-    return _recurrent("lstm", 4, setting, B, T, inputs, H)
-
-
-def gru(setting: Setting, B: int = 32, T: int = 100, inputs: int = 256, H: int = 512) -> Workload:
-    return _recurrent("gru", 3, setting, B, T, inputs, H)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def _step(
     if torch := setting.torch():
         tensors = batch._replace(**{key: setting.tensor(torch, value) for key, value in batch._asdict().items()})
         peers["torch"] = peer(torch, model, tensors, setting.torch_device)
-    if jax_peer and setting.jax():
+    if jax_peer and setting.on_the_cpu("jax"):
         peers["jax"] = jax_peer(setting, model, batch)
     optimizer = AdamW(model.to(setting.xp), lr=0.0, weight_decay=0.0)
     recycling = BatchGradients(model)  # recycled memory; rows shared out to threads
@@ -45,19 +46,17 @@ def _step(
         optimizer.accumulate(*gradients)
         return loss
 
-    def variant(differentiate: Callable[[], Any]) -> Variant:
-        def step() -> Any:
-            loss = differentiate()
-            optimizer.step()
-            return loss
+    def updated(differentiate: Callable[[], Any]) -> Any:
+        loss = differentiate()
+        optimizer.step()
+        return loss
 
-        def outputs(loss: Any) -> list[Any]:
-            gradients = optimizer.flat.gradients()
-            return [loss, *(gradients[name] for name in order)]
+    def outputs(loss: Any) -> list[Any]:
+        gradients = optimizer.flat.gradients()
+        return [loss, *(gradients[name] for name in order)]
 
-        return call(step, outputs)
-
-    ours = {"definition": definition(variant(plain_step)), "tuned where served": variant(training_step)}
+    plain, tuned = (call(partial(updated, each), outputs) for each in (plain_step, training_step))
+    ours = {"definition": definition(plain), "tuned where served": tuned}
     return Workload(name, size, ours | peers, 0.0, flops, 10 * setting.tolerance, on_host=True)
 
 

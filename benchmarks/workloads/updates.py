@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.variants import LeftOut, Setting, Variant, Workload, definition
+from benchmarks.peers import gensim_model, pytorch
+from benchmarks.variants import LeftOut, Setting, Variant, Workload, definition, updating
 from benchmarks.workloads import skip_gram
 from minilm.layers import Linear
 from minilm.layers.chain import Stack
@@ -29,29 +30,22 @@ def adamw(setting: Setting, parameters: int = 10_000_000) -> Workload:
     gradients = [setting.xp.asarray(rng.standard_normal((side, side)).astype(setting.dtype)) for _ in values]
     optimizer = AdamW(stack(), **ADAMW)
     optimizer.accumulate(dict(zip(optimizer.flat.slots, gradients, strict=True)))
-    plain = _Plain(setting.xp, values, gradients)
 
     def step() -> None:
         optimizer.flat.filled = True  # the gradients stay as they are: an update and nothing else
         optimizer.step()
 
-    def reset() -> None:
+    def restart() -> None:
         optimizer.steps = 0
         for name in optimizer.moments:
             optimizer.state()[name][...] = 0
-        for slot, value in zip(optimizer.flat.slots.values(), values, strict=True):
-            slot.value[...] = value
 
-    def changes(_: None) -> list[Any]:
-        return [slot.value - old for slot, old in zip(optimizer.flat.slots.values(), values, strict=True)]
-
+    own = [slot.value for slot in optimizer.flat.slots.values()]
     variants = {
-        "definition": Variant(plain.step, None, plain.changes, reset=plain.reset, calls=3),
-        "minilm.optim": Variant(step, None, changes, reset=reset, calls=3),
+        "definition": _plain_adamw(setting.xp, values, gradients),
+        "minilm.optim": updating(step, own, values, 3, restart),
     }
     if torch := setting.torch():
-        from benchmarks.peers import pytorch
-
         tensors = ([setting.tensor(torch, array) for array in arrays] for arrays in (values, gradients))
         variants["torch"] = pytorch.adamw(torch, *tensors, **ADAMW)
     size = 10 * side * side
@@ -60,30 +54,29 @@ def adamw(setting: Setting, parameters: int = 10_000_000) -> Workload:
     return Workload("adamw", f"{size} parameters", variants, moved, 14 * size, tolerance)
 
 
-class _Plain:
+def _plain_adamw(xp: Any, start: list[Any], gradients: list[Any]) -> Variant:
     """AdamW as it is written down, one array at a time. [Loshchilov & Hutter 2019, algorithm 2]"""
+    values, steps = [value.copy() for value in start], 0
+    m, v = ([xp.zeros_like(value) for value in start] for _ in range(2))
+    (beta1, beta2), lr = ADAMW["betas"], ADAMW["lr"]
 
-    def __init__(self, xp: Any, values: list[Any], gradients: list[Any]) -> None:
-        self.xp, self.start, self.gradients = xp, values, gradients
-        self.reset()
+    def restart() -> None:
+        nonlocal steps
+        steps = 0
+        for moment in (*m, *v):
+            moment[...] = 0
 
-    def reset(self) -> None:
-        self.values = [value.copy() for value in self.start]
-        self.m, self.v = ([self.xp.zeros_like(value) for value in self.start] for _ in range(2))
-        self.steps = 0
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        for n, g in enumerate(gradients):
+            m[n] = beta1 * m[n] + (1 - beta1) * g
+            v[n] = beta2 * v[n] + (1 - beta2) * g * g
+            mean, square = m[n] / (1 - beta1**steps), v[n] / (1 - beta2**steps)
+            decayed = values[n] * (1 - lr * ADAMW["weight_decay"])
+            values[n] = decayed - lr * mean / (xp.sqrt(square) + ADAMW["eps"])
 
-    def changes(self, _: None) -> list[Any]:
-        return [new - old for new, old in zip(self.values, self.start, strict=True)]
-
-    def step(self) -> None:
-        (beta1, beta2), lr = ADAMW["betas"], ADAMW["lr"]
-        self.steps += 1
-        for n, g in enumerate(self.gradients):
-            self.m[n] = beta1 * self.m[n] + (1 - beta1) * g
-            self.v[n] = beta2 * self.v[n] + (1 - beta2) * g * g
-            m, v = self.m[n] / (1 - beta1**self.steps), self.v[n] / (1 - beta2**self.steps)
-            decayed = self.values[n] * (1 - lr * ADAMW["weight_decay"])
-            self.values[n] = decayed - lr * m / (self.xp.sqrt(v) + ADAMW["eps"])
+    return updating(step, values, start, 3, restart)
 
 
 def word2vec(
@@ -120,17 +113,13 @@ def word2vec(
             for batch, negatives in batches():
                 update(*tables, batch, negatives, options)
 
-        def reset() -> None:
-            tables[0][...], tables[1][...] = w_in, w_out
-
-        return Variant(epoch, None, lambda _: [tables[0] - w_in, tables[1] - w_out], reset=reset)
+        return updating(epoch, tables, [w_in, w_out])
 
     variants = {
         "definition": definition(variant(skip_gram.plain_update)),
         "by windows": variant(skip_gram.update),
     }
     if torch := setting.torch():
-        from benchmarks.peers import pytorch
 
         def pairs() -> Iterator[Any]:
             for batch, negatives in batches():
@@ -139,9 +128,7 @@ def word2vec(
         weight = options.negatives / options.shared
         start = [setting.tensor(torch, table) for table in (w_in, w_out)]
         variants["torch"] = pytorch.skip_gram(torch, start, pairs, weight, options.lr)
-    if gensim := setting.gensim():
-        from benchmarks.peers import gensim_model
-
+    if gensim := setting.on_the_cpu("gensim"):
         variants["gensim"] = gensim_model.epoch(gensim, ids, vocabulary, width, window, options.negatives)
     count = texts * len(skip_gram.pairs(ids[:1], window)[0])
     size = f"{count} pairs, vocabulary {vocabulary}, width {width}, window {window}"

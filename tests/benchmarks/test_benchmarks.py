@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command, measure, report, timing
-from benchmarks.gpu_work import GPU_WORK, MOST_BYTES, QUICK, SIXTEEN_BITS, TINY, held_bytes, work_on
+from benchmarks.gpu_work import GPU_WORK, QUICK, SIXTEEN_BITS, TINY, work_on
 from benchmarks.measure import Job
 from benchmarks.variants import Variant, Workload
 from benchmarks.workloads import WORKLOADS
@@ -23,6 +24,10 @@ from tests.benchmarks import toy
 from tests.benchmarks.test_workloads import MODELS, made
 from tests.strict_cupy import quick_timing
 from tests.strict_cupy.device_kernels import device_kernels
+
+MOST_BYTES = 60e9
+COPIES = 30  # arrays of the largest size: inputs, what they held at first, peers' copies, results, temporaries
+SCORES = 10  # arrays of attention's scores that its definition holds
 
 
 def test_every_workload_is_tested():
@@ -219,6 +224,20 @@ def test_a_gpu_s_work_is_one_process_and_the_cpu_s_one_for_each_workload():
         ["softmax"],
     ]
     assert list(measure._processes(job._replace(device="cuda")).values()) == [job._replace(device="cuda")]
+
+
+def held_bytes(work):
+    """At most so many bytes on the device at a time."""
+    item = {"float64": 8, "float32": 4}.get(work.dtype, 2)
+    sizes = work.sizes
+    if work.name.startswith("attention"):
+        B, H, T, D = sizes
+        scores = min(4 * B * H * T * T, max(1 << 30, 4 * T * T))  # of all heads, or of the one that is compared
+        return COPIES * item * B * H * T * D + SCORES * scores
+    if work.name == "decode":
+        B, H, Hkv, T, D = sizes
+        return COPIES * item * B * Hkv * T * D + SCORES * 4 * B * H * T
+    return COPIES * item * math.prod(sizes) if sizes else 0.0
 
 
 def test_work_on_a_gpu_fits_a_card_and_names_what_exists():

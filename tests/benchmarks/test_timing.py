@@ -45,17 +45,19 @@ def test_preparation_is_not_timed():
     assert calls.count("prepare") == calls.count("run")
 
 
-def test_ceilings_count_bytes_read_and_written_and_two_operations_a_product():
+def test_ceilings_count_bytes_read_and_written_and_two_operations_a_product(monkeypatch):
     class Second:
         def seconds(self, run):
             run()
             return 1.0
 
-    found = timing.ceilings(np, Second(), "float16", numbers=1000, size=10)
+    monkeypatch.setitem(timing.COPIED, "cpu", 1000)
+    monkeypatch.setitem(timing.PRODUCT, "cpu", 10)
+    found = timing.ceilings(np, Second(), "float16")
     assert found.copy_gigabytes == 2 * 4000 / 1e9
     assert found.product_gigaflops == 2 * 10**3 / 1e9
     assert found.product_dtype == "float32"  # no BLAS multiplies float16
-    assert timing.ceilings(np, Second(), "float64", numbers=10, size=4).product_dtype == "float64"
+    assert timing.ceilings(np, Second(), "float64").product_dtype == "float64"
 
 
 def test_the_better_of_two_ceilings_counts():

@@ -21,6 +21,7 @@ from benchmarks.inputs import Inputs
 from benchmarks.variants import Setting
 from benchmarks.workloads import WORKLOADS
 from minilm import ops
+from tests.benchmarks.outcome import results
 
 DTYPES = ("float32", "float16", "bfloat16")
 TOLERANCE = {"float32": 5e-5, "float16": 4e-3, "bfloat16": 2e-2}  # of the largest number
@@ -79,7 +80,7 @@ def interpreted(op, dtype, sizes):
 
     options = {"causal": sizes[4], "choice": sizes[5]} if op == "attention" else {}
     setting = Setting(np, dtype, ("triton",), interpret=True)
-    return getattr(triton_functions, op)(setting, *inputs_of(op, dtype, sizes), **options).results()
+    return results(triton_functions.OPS[op](setting, *inputs_of(op, dtype, sizes), **options))
 
 
 def expected(op, dtype, sizes):
@@ -136,12 +137,12 @@ def child(arguments):
                 print(name)
         return
     op, file = arguments
-    results = {
+    arrays = {
         f"{case}.{number}": array
         for case, (dtype, sizes) in enumerate(CASES[op])
         for number, array in enumerate(interpreted(op, dtype, sizes))
     }
-    np.savez(file, **results)
+    np.savez(file, **arrays)
 
 
 # ---- who takes part
@@ -167,7 +168,10 @@ def test_triton_stays_out(setting):
 )
 def test_sizes_that_the_kernels_do_not_serve_are_left_out(name, sizes, monkeypatch):
     pytest.importorskip("triton")
-    monkeypatch.setattr(Setting, "triton", lambda self: True)
+    pytest.importorskip("torch")
+    from benchmarks.peers import triton_functions
+
+    monkeypatch.setattr(Setting, "triton", lambda self: triton_functions)
     assert "triton" not in WORKLOADS[name](Setting(np, "float32", ("triton",)), *sizes).variants
 
 
@@ -190,6 +194,7 @@ def test_triton_without_pytorch_or_its_cuda_says_so(monkeypatch):
 
 
 @NEEDS_TRITON
+@NEEDS_TORCH
 @pytest.mark.filterwarnings("ignore:::triton")
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 @pytest.mark.parametrize("name", KERNELS)

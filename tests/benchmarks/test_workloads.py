@@ -11,10 +11,11 @@ import pytest
 from benchmarks.gpu_work import TINY
 from benchmarks.honesty import Refused, Watch
 from benchmarks.inputs import Inputs
-from benchmarks.variants import LeftOut, Variant
-from benchmarks.workloads import WORKLOADS, Setting, single_ops, skip_gram
+from benchmarks.variants import LeftOut, Setting, Variant
+from benchmarks.workloads import WORKLOADS, single_ops, skip_gram
 from minilm.presets import build
 from tests import strict_cupy
+from tests.benchmarks.outcome import results
 
 PEERS = ("torch", "jax", "gensim")
 MODELS = (  # the workloads whose variants are more than one op
@@ -37,9 +38,9 @@ def test_variants_agree_with_every_peer_that_is_installed(name, dtype):
     watch.verify()
     watch.next_inputs()
     watch.verify()
-    results = workload.variants["definition"].results()
-    assert all(np.isfinite(array).all() and array.dtype == dtype for array in results)
-    assert any(array.any() for array in results)
+    found = results(workload.variants["definition"])
+    assert all(np.isfinite(array).all() and array.dtype == dtype for array in found)
+    assert any(array.any() for array in found)
 
 
 @pytest.mark.parametrize("name", ["attention", "attention-full", "conv1d", "gelu"])
@@ -60,7 +61,7 @@ def test_no_peer_unless_asked_for():
 def test_a_step_is_compared_in_its_loss_and_every_gradient():
     workload = WORKLOADS["gpt-step"](Setting(np, "float64", ()), *TINY["gpt-step"])
     model = build("gpt", vocab_size=65, layers=2, heads=2, width=8, context=6)
-    loss, *gradients = workload.variants["tuned where served"].results()
+    loss, *gradients = results(workload.variants["tuned where served"])
     assert loss.shape == ()
     assert [g.shape for g in gradients] == [p.shape for p in model.parameters().values()]
     assert all(g.any() for g in gradients)
@@ -70,8 +71,8 @@ def test_a_step_is_compared_in_its_loss_and_every_gradient():
 def test_the_same_on_device_arrays(name, xp):
     workload, watch = made(name, xp.module)
     watch.verify()
-    expected = WORKLOADS[name](Setting(np, "float32", ()), *TINY[name]).variants["definition"].results()
-    for one, other in zip(workload.variants["definition"].results(), expected, strict=True):
+    expected = results(WORKLOADS[name](Setting(np, "float32", ()), *TINY[name]).variants["definition"])
+    for one, other in zip(results(workload.variants["definition"]), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
@@ -85,9 +86,9 @@ def test_a_run_changes_nothing_that_is_compared(name):
     """The times of later runs would be those of another computation."""
     variants = WORKLOADS[name](Setting(np, "float32", ()), *TINY[name]).variants
     for variant in variants.values():
-        before = [array.copy() for array in variant.results()]
+        before = [array.copy() for array in results(variant)]
         variant.forward()
-        for one, other in zip(before, variant.results(), strict=True):
+        for one, other in zip(before, results(variant), strict=True):
             np.testing.assert_array_equal(one, other)
 
 
@@ -212,7 +213,7 @@ def test_texts_without_pairs_are_refused():
 
 def test_generation_is_compared_with_the_whole_text_at_once():
     setting = Setting(np, "float64", ())
-    found = WORKLOADS["generate"](setting, *TINY["generate"]).variants["tuned where served"].results()
+    found = results(WORKLOADS["generate"](setting, *TINY["generate"]).variants["tuned where served"])
     model = build("gpt", vocab_size=11, layers=2, heads=1, width=8, context=8, bias=True, dtype="float64")
     ids = np.concatenate((setting.integers(11, 1, 5), setting.integers(11, 1, 3)), axis=1)
     logits, _ = model.forward(ids, train=False, cache=False)  # (1, 8, V)

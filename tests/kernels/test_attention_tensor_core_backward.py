@@ -13,8 +13,7 @@ import pytest
 
 from minilm.kernels.check.bounds import AttentionBounds, attention_bounds
 from minilm.kernels.check.definitions import sum_to, visible_pairs
-from minilm.kernels.cuda import attention_backward as backward
-from minilm.kernels.cuda import launch
+from minilm.kernels.cuda import attention_backward as backward, launch
 from minilm.kernels.cuda.attention_options import TENSOR_CORE_HEAD_SIZES, AttentionOptions, FusedAttentionCache
 from minilm.kernels.cuda.philox import keep_mask
 from minilm.kernels.cuda.tensor_core_backward import tiles_of

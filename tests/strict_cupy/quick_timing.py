@@ -7,7 +7,6 @@ The stand-in is never behind: no spin is ever too short for it.
 
 from __future__ import annotations
 
-import functools
 from types import ModuleType
 from typing import Any
 
@@ -22,5 +21,6 @@ def settings() -> list[tuple[ModuleType, str, Any]]:
         (device_timing, "LEAST_SPIN", 1e-5),
         (timing, "LEAST_ROUNDS", 2),
         (timing, "UNTOLD", {"cpu": 10.0, "cuda": 10.0}),  # other processes share the processor
-        (timing, "ceilings", functools.partial(timing.ceilings, numbers=1 << 10, size=8)),
+        (timing, "COPIED", {"cpu": 1 << 10, "cuda": 1 << 10}),
+        (timing, "PRODUCT", {"cpu": 8, "cuda": 8}),
     ]
