@@ -7,7 +7,7 @@ keep their last `max_length` tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from minilm.layers.base import Layer
 from minilm.memory import MemoryPool
 from minilm.models.backbone import Backbone
 from minilm.models.classifier import Classifier, ClassifierOptions
-from minilm.options import check_options, option
+from minilm.options import check_options, make_options, option, shallow
 from minilm.tasks.base import Setting, Task
 from minilm.tasks.metrics import classification_scores, confusion_matrix
 from minilm.text.batching import BucketSampler, ClassificationBatch, pad_sequences
@@ -89,7 +89,11 @@ class Classification(Task):
         self, setting: Setting, model: Any, sources: Sequence[str] | None, options: dict[str, Any], batch_size: int
     ) -> dict[str, Any]:
         """Loss, accuracy, precision, recall, F1 (of the second label where there are two, else macro), confusions."""
-        texts = self._test_texts(setting, sources, replace(setting.options, **options))
+        if "max_examples" in options:
+            raise ValueError("max_examples says how many texts are trained on, not tested on; leave it out")
+        chosen = make_options(self.options, shallow(setting.options) | options, self.name)
+        setting = setting._replace(options=chosen)
+        texts = self._test_texts(setting, sources, chosen)
         batches = (batch for batch, _ in _sampler(setting, texts, batch_size).sequential())
         return evaluate_classifier(model, batches, names=setting.model.head.labels)
 

@@ -144,3 +144,14 @@ def test_a_start_that_fails_late_leaves_what_was_there(folder, tmp_path):
     with pytest.raises(ValueError, match="context"):
         runs.pretrain("gpt", tmp_path / "short.txt", tmp_path / "run", model=SMALL, **QUIET)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_options_of_an_evaluation_act_or_are_refused(folder, adapted):
+    whole = runs.evaluate(adapted)
+    assert runs.evaluate(adapted, max_length=1)["loss"] != whole["loss"]
+    with pytest.raises(ValueError, match="option of classification 'validation' is unknown"):
+        runs.evaluate(adapted, validation=0.2)
+    with pytest.raises(ValueError, match="max_examples says how many texts are trained on"):
+        runs.evaluate(adapted, max_examples=3)
+    with pytest.raises(ValueError, match="text_column says nothing about text"):
+        runs.evaluate(runs.open_run(folder / "lm", device="cpu"), text_column="text")
