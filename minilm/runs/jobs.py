@@ -96,10 +96,12 @@ def train(
     adapted = make_options(way.options, adaptation or {}, f"method {method}")
     started = RunConfig.load(base) if is_run(base) else None
     preset = find_preset(started.model.preset if started else str(base))
-    anew = started is None and preset.task == task
+    anew = started is None and TASKS[preset.task] is chosen
     defaults = preset.training if anew else FINETUNING | {"learning_rate": way.learning_rate}
     settings = _training(defaults, training or {}, seed)
-    own_data = make_options(chosen.options, (preset.data if preset.task == task else {}) | dict(data or {}), task)
+    own_data = make_options(
+        chosen.options, (preset.data if TASKS[preset.task] is chosen else {}) | dict(data or {}), task
+    )
     draft = _draft(started.model if started else preset, chosen, model or {}, seed, dtype)
     if started is None:
         draft.build()  # options that don't fit together are told before the data is read
@@ -176,10 +178,12 @@ def _draft(
             raise ValueError(f"the base is trained already: its {min(others)} can't be changed; leave the option out")
         model = replace(start, seed=seed)
     else:
-        if start.task != task.name and (unused := others.keys() & {f.name for f in fields(TASKS[start.task].head)}):
+        if TASKS[start.task] is not task and (
+            unused := others.keys() & {f.name for f in fields(TASKS[start.task].head)}
+        ):
             raise ValueError(f"{min(unused)} is an option of {start.task}, not of {task.name}; leave it out")
         model = start.configure(vocab_size=256, seed=seed, **others)
-    own = shallow(model.head) if model.task == task.name else {}
+    own = shallow(model.head) if TASKS[model.task] is task else {}
     head = make_options(task.head, own | head, task.name)
     return replace(model, task=task.name, head=head, dtype=dtype or model.dtype)
 
