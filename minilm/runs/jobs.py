@@ -96,12 +96,11 @@ def train(
     adapted = make_options(way.options, adaptation or {}, f"method {method}")
     started = RunConfig.load(base) if is_run(base) else None
     preset = find_preset(started.model.preset if started else str(base))
-    anew = started is None and TASKS[preset.task] is chosen
+    made_for_it = TASKS[preset.task] is chosen
+    anew = made_for_it and started is None
     defaults = preset.training if anew else FINETUNING | {"learning_rate": way.learning_rate}
     settings = _training(defaults, training or {}, seed)
-    own_data = make_options(
-        chosen.options, (preset.data if TASKS[preset.task] is chosen else {}) | dict(data or {}), task
-    )
+    own_data = make_options(chosen.options, (preset.data if made_for_it else {}) | dict(data or {}), task)
     draft = _draft(started.model if started else preset, chosen, model or {}, seed, dtype)
     if started is None:
         draft.build()  # options that don't fit together are told before the data is read
