@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from minilm import reference
 from minilm.ops.attention import attention, attention_backward, attention_weights
 from tests.ops.attention_cases import MASK, arrays, attention_in_a_loop
 
@@ -82,7 +83,8 @@ def test_causal_is_an_explicit_mask(call):
     Tq, Tk = q.shape[2], k.shape[2]
     lower = np.array([[j <= i + Tk - Tq for j in range(Tk)] for i in range(Tq)], dtype=bool).reshape(Tq, Tk)
     explicit = keywords | {"causal": False, "mask": keywords.get("mask", np.array(True)) & lower}
-    assert np.array_equal(attention(q, k, v, **keywords)[0], attention(q, k, v, **explicit)[0])
+    with reference():  # a tuned version of one of the two may round differently
+        assert np.array_equal(attention(q, k, v, **keywords)[0], attention(q, k, v, **explicit)[0])
 
 
 @given(calls())
