@@ -57,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "tell verses of the Old Testament from those of the New, from the head alone to all parameters; against "
         "logistic regression on a bag of words. Needs this package alone; plots are written where matplotlib is there.",
     )
-    parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps: under 40 seconds")
+    parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps: about a minute")
     parser.add_argument(
         "--out", metavar="DIR", help="directory for runs and plots (default: minilm-demo, then -2, -3 …)"
     )
