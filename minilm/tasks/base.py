@@ -6,6 +6,7 @@ its head, the command line shows its options.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -46,7 +47,7 @@ class Setting(NamedTuple):
     seed: int
 
 
-class Task:
+class Task(ABC):
     """The base of all tasks. Subclasses set the attributes and define what raises here; a task has no state."""
 
     name: ClassVar[str]
@@ -59,9 +60,9 @@ class Task:
 
     # ---- before a run
 
+    @abstractmethod
     def read(self, sources: Sequence[str], options: Any, seed: int) -> Examples:
         """The examples to train on, never those for testing. Raises ValueError or OSError where they don't fit."""
-        raise NotImplementedError
 
     def head_for(self, examples: Examples, given: dict[str, Any]) -> dict[str, Any]:
         """The options of the head: those that were given, and what the examples say (the labels, say)."""
@@ -73,19 +74,19 @@ class Task:
 
     # ---- a run
 
+    @abstractmethod
     def model(self, backbone: Backbone, head: Any, *, rng: Any, dtype: str) -> Layer:
         """The task's head, drawn from `rng`, on `backbone`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def data(self, setting: Setting) -> TrainingData:
         """Batches to train on, and the validation that chooses the best checkpoint."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(
         self, setting: Setting, model: Layer, sources: Sequence[str] | None, options: dict[str, Any], batch_size: int
     ) -> dict[str, Any]:
         """JSON-able scores on given sources, with `options` in place of the run's; or on what it never trained on."""
-        raise NotImplementedError
 
     def predict(self, setting: Setting, model: Layer, inputs: Sequence[str], batch_size: int) -> list[Any]:
         """What the model says of each input: JSON-able. Raises ValueError for a task that predicts nothing."""
